@@ -1,0 +1,304 @@
+"""The frozen values that travel between the floors: records, checks, mutations, requests and replies.
+
+No I/O, no encoding: a value is the JSON text that the codec made, as UTF-8 bytes, and opaque here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
+
+from ptb_kvpersistence.errors import InvalidKeyError
+
+R = TypeVar("R")
+
+MAX_KEY_BYTES: Final = 1024
+RESERVED_PREFIX: Final = "ptb:"
+
+
+class Absent(Enum):
+    """The type of :data:`ABSENT`."""
+
+    ABSENT = "absent"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+ABSENT: Final = Absent.ABSENT
+"""No entry; JSON ``null`` is a value, this is none."""
+
+
+class Address(NamedTuple):
+    """Where an entry lives inside a store."""
+
+    domain: str
+    key: str
+
+
+class Record(NamedTuple):
+    """An entry as stored.
+
+    Attributes:
+        value: JSON text, UTF-8; ``None`` in the change feed means that the entry was deleted.
+        version: Assigned by the database at the write.
+        updated_at: Milliseconds since the epoch.
+        ttl: Lifetime in milliseconds that the writer asked for, if any.
+        expires_at: Milliseconds since the epoch, if it expires.
+    """
+
+    value: bytes | None
+    version: int
+    updated_at: int
+    ttl: int | None = None
+    expires_at: int | None = None
+
+
+class Change(NamedTuple):
+    """The latest change of one key."""
+
+    domain: str
+    key: str
+    record: Record
+
+
+def check_name(name: object, what: str = "key", *, allow_empty: bool = False) -> str:
+    """Check a key, a domain or a store name.
+
+    Args:
+        name: What the user passed.
+        what: The word for it in the message.
+        allow_empty: Whether ``""`` is fine (the root domain).
+
+    Returns:
+        The name.
+
+    Raises:
+        InvalidKeyError: It is no str, empty, too long, or holds a NUL or a lone surrogate.
+    """
+    if not isinstance(name, str):
+        reason = f"a {what} must be a str, not {type(name).__name__}"
+    elif not name and not allow_empty:
+        reason = f"a {what} must not be empty"
+    elif "\0" in name:
+        reason = f"a {what} must not contain a NUL character"
+    else:
+        try:
+            size = len(name) if name.isascii() else len(name.encode("utf-8"))
+        except UnicodeEncodeError:
+            reason = f"a {what} must not contain a lone surrogate"
+        else:
+            if size <= MAX_KEY_BYTES:
+                return str(name)
+            reason = f"a {what} takes at most {MAX_KEY_BYTES} UTF-8 bytes, this one has {size}"
+    raise InvalidKeyError(f"{reason}; use another name", reason=reason)
+
+
+def check_address(domain: str, key: object) -> Address:
+    """Check a key together with its (already checked) domain.
+
+    Raises:
+        InvalidKeyError: The key is wrong, or both together are too long.
+    """
+    checked = check_name(key)
+    if len(domain) + len(checked) > MAX_KEY_BYTES // 4:
+        size = len(domain.encode("utf-8")) + len(checked.encode("utf-8"))
+        if size > MAX_KEY_BYTES:
+            reason = f"key and domain together take at most {MAX_KEY_BYTES} UTF-8 bytes, these have {size}"
+            raise InvalidKeyError(f"{reason}; shorten one of them", reason=reason)
+    return Address(domain, checked)
+
+
+class KeyRange(NamedTuple):
+    """Keys of one domain from ``start`` (inclusive) up to ``stop`` (exclusive, ``None``: no end)."""
+
+    domain: str
+    start: str = ""
+    stop: str | None = None
+
+
+def prefix_range(domain: str, prefix: str) -> KeyRange:
+    """The range of all keys that begin with ``prefix``, in code point order."""
+    for position in range(len(prefix) - 1, -1, -1):
+        point = ord(prefix[position])
+        if point < 0x10FFFF:
+            successor = 0xE000 if point == 0xD7FF else point + 1
+            return KeyRange(domain, prefix, prefix[:position] + chr(successor))
+    return KeyRange(domain, prefix, None)
+
+
+# --- checks and mutations of a commit ---
+
+
+class VersionCheck(NamedTuple):
+    """The entry has this version; ``version`` 0 means that there is none."""
+
+    domain: str
+    key: str
+    version: int
+
+
+class RangeCheck(NamedTuple):
+    """Nothing in the range was written or deleted after version ``since``."""
+
+    range: KeyRange
+    since: int
+
+
+class Put(NamedTuple):
+    """Store a value; ``expires_at`` is absolute, ``ttl`` is kept for touching."""
+
+    domain: str
+    key: str
+    value: bytes
+    ttl: int | None = None
+    expires_at: int | None = None
+
+
+class Delete(NamedTuple):
+    """Remove an entry; no error when there is none."""
+
+    domain: str
+    key: str
+
+
+class Requested(Generic[R]):
+    """Base of the requests; the type argument is the type of the reply."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GetMany(Requested["tuple[Record | None, ...]"]):
+    """Read entries from one snapshot; the reply is in the order of the addresses."""
+
+    store: int
+    addresses: tuple[Address, ...]
+
+
+class PageReply(NamedTuple):
+    """A page of entries in key order, and whether there are more behind it."""
+
+    items: list[tuple[str, Record]]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Requested[PageReply]):
+    """Read up to ``limit`` entries of a range in key order (descending with ``reverse``)."""
+
+    store: int
+    range: KeyRange
+    limit: int
+    reverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Requested[int]):
+    """Count the entries of a range."""
+
+    store: int
+    range: KeyRange
+
+
+class CommitReply(NamedTuple):
+    """What became of a commit.
+
+    Attributes:
+        versions: Version per mutation, 0 for a deletion of nothing; empty when nothing was written.
+        conflicts: Current records of the addresses whose check failed; empty means committed.
+        range_conflict: A range check failed.
+        applied_before: A commit of this id had been applied already, so this one wrote nothing.
+    """
+
+    versions: tuple[int, ...] = ()
+    conflicts: dict[Address, Record | None] = {}  # noqa: RUF012 - never mutated, a NamedTuple default
+    range_conflict: bool = False
+    applied_before: bool = False
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the commit's mutations are in the store."""
+        return not self.conflicts and not self.range_conflict
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Requested[CommitReply]):
+    """All of the mutations or none.
+
+    Attributes:
+        id: Unique; a commit that is sent twice is applied once. ``None``: not remembered.
+        durable: Wait for the disk (survives power loss), where the backend tells the difference.
+    """
+
+    store: int
+    mutations: tuple[Put | Delete, ...]
+    checks: tuple[VersionCheck | RangeCheck, ...] = ()
+    id: str | None = None
+    durable: bool = True
+
+
+class ChangesReply(NamedTuple):
+    """Changes after the cursor, from one snapshot.
+
+    Attributes:
+        changes: In version order.
+        head: Highest version in the store; with ``more`` the version of the last change given.
+        horizon: Changes up to here may have been forgotten; a cursor below it has a gap.
+        incarnation: Identity of the store; a cursor belongs to one incarnation.
+        more: There are changes after ``head``.
+    """
+
+    changes: list[Change]
+    head: int
+    horizon: int
+    incarnation: str
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Requested[ChangesReply]):
+    """Read the latest change of each key after version ``since``.
+
+    Attributes:
+        domains: Only these domains, ``None`` for all.
+        limit: At most so many.
+    """
+
+    store: int
+    since: int
+    domains: tuple[str, ...] | None = None
+    limit: int = 1000
+
+
+class StoreInfo(NamedTuple):
+    """A named store as the database knows it."""
+
+    id: int
+    name: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStore(Requested[StoreInfo]):
+    """Find a store by name.
+
+    Attributes:
+        mode: "open" raises StoreNotFoundError, "create" raises StoreExistsError, "ensure" neither.
+    """
+
+    name: str
+    mode: Literal["open", "create", "ensure"] = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class ListStores(Requested["tuple[StoreInfo, ...]"]):
+    """List the stores, by name in code point order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep(Requested[int]):
+    """Turn up to ``limit`` expired entries into tombstones and drop old tombstones; reply: how many."""
+
+    limit: int = 1000
