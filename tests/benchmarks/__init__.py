@@ -1,0 +1,1 @@
+"""Figures beside those of the peers: ``python -m tests.benchmarks``."""

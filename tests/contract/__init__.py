@@ -1,0 +1,1 @@
+"""What every backend promises, one suite for all of them."""

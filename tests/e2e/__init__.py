@@ -1,0 +1,1 @@
+"""Whole bots as processes, over HTTP."""

@@ -1,0 +1,1 @@
+"""What happens when files, disks, locks and processes fail."""

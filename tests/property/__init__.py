@@ -1,0 +1,1 @@
+"""Laws checked on generated values and histories."""

@@ -1,0 +1,1 @@
+"""Together with python-telegram-bot, in one process."""
