@@ -41,14 +41,14 @@ class Record(NamedTuple):
     """An entry as stored.
 
     Attributes:
-        value: JSON text, UTF-8; ``None`` in the change feed means that the entry was deleted.
+        value: JSON text, UTF-8.
         version: Assigned by the database at the write.
         updated_at: Milliseconds since the epoch.
         ttl: Lifetime in milliseconds that the writer asked for, if any.
         expires_at: Milliseconds since the epoch, if it expires.
     """
 
-    value: bytes | None
+    value: bytes
     version: int
     updated_at: int
     ttl: int | None = None
@@ -56,11 +56,15 @@ class Record(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The latest change of one key."""
+    """The latest change of one key; ``value`` ``None`` means that the entry was deleted."""
 
     domain: str
     key: str
-    record: Record
+    value: bytes | None
+    version: int
+    updated_at: int
+    ttl: int | None = None
+    expires_at: int | None = None
 
 
 def check_name(name: object, what: str = "key", *, allow_empty: bool = False) -> str:

@@ -1,0 +1,1 @@
+"""The backends: each performs the requests of :mod:`ptb_kvpersistence.model` on one kind of database."""

@@ -1,0 +1,104 @@
+"""The port that every backend fills, and the waiting for a busy database that all of them share."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ptb_kvpersistence.errors import BusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ptb_kvpersistence.model import R, Requested
+
+TOMBSTONE_LIFETIME: Final = 7 * 86_400_000
+"""Milliseconds that a deletion stays in the change feed, and a commit's id is remembered."""
+
+DEFAULT_TIMEOUT: Final = 5.0
+"""Seconds to wait for a database that somebody else has locked."""
+
+
+class Backend(Protocol):
+    """Performs requests for the sync face.
+
+    Attributes:
+        name: What to call the database in messages; never holds a password.
+        is_open: False once closed.
+    """
+
+    name: str
+    is_open: bool
+
+    def perform(self, request: Requested[R], timeout: float | None = None) -> R:
+        """Perform one request, waiting up to ``timeout`` seconds for a busy database."""
+        ...
+
+    def close(self) -> None:
+        """Close; later requests raise StoreClosedError."""
+        ...
+
+
+class AsyncBackend(Protocol):
+    """Performs requests for the async face; a request that was started goes on when its caller is cancelled.
+
+    Attributes:
+        name: What to call the database in messages; never holds a password.
+        is_open: False once closed.
+    """
+
+    name: str
+    is_open: bool
+
+    async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
+        """Perform one request, waiting up to ``timeout`` seconds for a busy database."""
+        ...
+
+    def peek(self) -> object | None:
+        """Look without I/O that could block: equal tokens mean that nothing was committed between; None: unknown."""
+        ...
+
+    async def release(self) -> None:
+        """Let go of connections and threads; the next request opens them again."""
+        ...
+
+    async def close(self) -> None:
+        """Close; later requests raise StoreClosedError."""
+        ...
+
+
+def now() -> int:
+    """Milliseconds since the epoch, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def pauses(timeout: float) -> Iterator[float]:
+    """Yield the pauses between attempts until ``timeout`` seconds have passed; they grow and carry jitter."""
+    deadline = time.monotonic() + timeout
+    pause = 0.0005
+    while (left := deadline - time.monotonic()) > 0:
+        # The jitter keeps waiters from coming back in step; no secret depends on it.
+        yield min(left, pause * random.uniform(0.5, 1.5))  # noqa: S311
+        pause = min(pause * 1.5, 0.05)
+
+
+def retry_busy(attempt: Callable[[], Any], timeout: float) -> Any:
+    """Call ``attempt`` until it no longer raises BusyError or the time is up."""
+    for pause in pauses(timeout):
+        try:
+            return attempt()
+        except BusyError:
+            time.sleep(pause)
+    return attempt()
+
+
+async def retry_busy_async(attempt: Callable[[], Any], timeout: float) -> Any:
+    """Await ``attempt()`` until it no longer raises BusyError or the time is up."""
+    for pause in pauses(timeout):
+        try:
+            return await attempt()
+        except BusyError:
+            await asyncio.sleep(pause)
+    return await attempt()

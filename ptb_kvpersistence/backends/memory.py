@@ -1,0 +1,277 @@
+"""The memory backend: the same requests on dicts, for tests and for bots that need no disk.
+
+A named memory database (``memory:name``) is one per process; an unnamed one belongs to its opener.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
+from ptb_kvpersistence.backends.base import now as now_ms
+from ptb_kvpersistence.errors import StoreClosedError, StoreExistsError, StoreNotFoundError
+from ptb_kvpersistence.model import (
+    Address,
+    Change,
+    Changes,
+    ChangesReply,
+    Commit,
+    CommitReply,
+    Count,
+    GetMany,
+    KeyRange,
+    ListStores,
+    OpenStore,
+    Page,
+    PageReply,
+    Put,
+    R,
+    Record,
+    Requested,
+    StoreInfo,
+    Sweep,
+    VersionCheck,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class _StoreData:
+    info: StoreInfo
+    horizon: int = 0
+    changes: dict[Address, Change] = field(default_factory=dict)
+    """In version order: a write takes its key out and puts it back at the end."""
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    """Sorted keys per domain, tombstones included; made when first asked for."""
+
+
+class MemoryEngine:
+    """Performs requests on dicts, one at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._version = 0
+        self._stores: dict[int, _StoreData] = {}
+        self._commits: dict[str, int] = {}
+        self._handlers: dict[type, Callable[[Any], Any]] = {
+            GetMany: self._get_many,
+            Page: self._page,
+            Count: self._count,
+            Commit: self._commit,
+            Changes: self._changes,
+            OpenStore: self._open_store,
+            ListStores: self._list_stores,
+            Sweep: self._sweep,
+        }
+
+    @property
+    def version(self) -> int:
+        """The latest version in the database."""
+        return self._version
+
+    def perform(self, request: Requested[R]) -> R:
+        """Perform a request."""
+        with self._lock:
+            return cast("R", self._handlers[type(request)](request))
+
+    def _get_many(self, request: GetMany) -> tuple[Record | None, ...]:
+        now, data = now_ms(), self._data(request.store)
+        return tuple(_alive(data.changes.get(address), now) for address in request.addresses)
+
+    def _range(self, data: _StoreData, keys: KeyRange) -> list[str]:
+        ordered = data.keys.get(keys.domain)
+        if ordered is None:
+            ordered = data.keys[keys.domain] = sorted(key for domain, key in data.changes if domain == keys.domain)
+        stop = len(ordered) if keys.stop is None else bisect_left(ordered, keys.stop)
+        return ordered[bisect_left(ordered, keys.start) : stop]
+
+    def _alive_in(self, request: Page | Count) -> list[tuple[str, Record]]:
+        now, data, domain = now_ms(), self._data(request.store), request.range.domain
+        found = ((key, _alive(data.changes[Address(domain, key)], now)) for key in self._range(data, request.range))
+        return [(key, record) for key, record in found if record is not None]
+
+    def _page(self, request: Page) -> PageReply:
+        items = self._alive_in(request)
+        if request.reverse:
+            items.reverse()
+        return PageReply(items[: request.limit], len(items) > request.limit)
+
+    def _count(self, request: Count) -> int:
+        return len(self._alive_in(request))
+
+    def _changes(self, request: Changes) -> ChangesReply:
+        data = self._data(request.store)
+        found: list[Change] = []
+        for change in reversed(data.changes.values()):
+            if change.version <= request.since:
+                break
+            if request.domains is None or change.domain in request.domains:
+                found.append(change)
+        found.reverse()
+        more = len(found) > request.limit
+        found = found[: request.limit]
+        newest = max(data.horizon, next(reversed(data.changes.values())).version if data.changes else 0)
+        head = found[-1].version if more else newest
+        return ChangesReply(found, head, data.horizon, data.info.incarnation, more)
+
+    def _commit(self, request: Commit) -> CommitReply:
+        now, data = now_ms(), self._data(request.store)
+        if request.id is not None and request.id in self._commits:
+            return CommitReply(applied_before=True)
+        conflicts: dict[Address, Record | None] = {}
+        for check in request.checks:
+            if isinstance(check, VersionCheck):
+                address = Address(check.domain, check.key)
+                record = _alive(data.changes.get(address), now)
+                if (record.version if record else 0) != check.version:
+                    conflicts[address] = record
+            elif self._has_changed(data, check.range, check.since, now):
+                return CommitReply(range_conflict=True)
+        if conflicts:
+            return CommitReply(conflicts=conflicts)
+        if request.id is not None:
+            self._commits[request.id] = now
+        return CommitReply(tuple(self._mutate(data, mutation, now) for mutation in request.mutations))
+
+    def _has_changed(self, data: _StoreData, keys: KeyRange, since: int, now: int) -> bool:
+        changes = (data.changes[Address(keys.domain, key)] for key in self._range(data, keys))
+        return any(change.version > since or 0 < (change.expires_at or 0) <= now for change in changes)
+
+    def _mutate(self, data: _StoreData, mutation: Any, now: int) -> int:
+        if isinstance(mutation, Put):
+            domain, key, value, ttl, expires_at = mutation
+            return self._write(data, Change(domain, key, value, 0, now, ttl, expires_at))
+        domain, key = mutation
+        if _alive(data.changes.get(Address(domain, key)), now) is None:
+            return 0
+        return self._write(data, Change(domain, key, None, 0, now))
+
+    def _write(self, data: _StoreData, change: Change) -> int:
+        self._version += 1
+        address = Address(change.domain, change.key)
+        if data.changes.pop(address, None) is None:
+            data.keys.pop(change.domain, None)
+        data.changes[address] = change._replace(version=self._version)
+        return self._version
+
+    def _sweep(self, request: Sweep) -> int:
+        now, done = now_ms(), 0
+        for data in self._stores.values():
+            for change in list(data.changes.values()):
+                if change.value is None and change.updated_at < now - TOMBSTONE_LIFETIME:
+                    del data.changes[Address(change.domain, change.key)]
+                    data.keys.pop(change.domain, None)
+                    data.horizon = max(data.horizon, change.version)
+                    done += 1
+                elif done < request.limit and change.value is not None and 0 < (change.expires_at or 0) <= now:
+                    self._write(data, Change(change.domain, change.key, None, 0, now))
+                    done += 1
+        self._commits = {commit: at for commit, at in self._commits.items() if at >= now - TOMBSTONE_LIFETIME}
+        return done
+
+    def _data(self, store: int) -> _StoreData:
+        if store not in self._stores:
+            message = "the store was deleted meanwhile; open or create it again"
+            raise StoreNotFoundError(message)
+        return self._stores[store]
+
+    def _open_store(self, request: OpenStore) -> StoreInfo:
+        for data in self._stores.values():
+            if data.info.name == request.name:
+                if request.mode == "create":
+                    message = f"there is a store {request.name!r} in {self._name} already; open it, or take another name"
+                    raise StoreExistsError(message)
+                return data.info
+        if request.mode == "open":
+            message = f"there is no store {request.name!r} in {self._name}; create it, or look at names()"
+            raise StoreNotFoundError(message)
+        self._version += 1
+        info = StoreInfo(self._version, request.name, uuid.uuid4().hex)
+        self._stores[info.id] = _StoreData(info)
+        return info
+
+    def _list_stores(self, _request: ListStores) -> tuple[StoreInfo, ...]:
+        return tuple(sorted((data.info for data in self._stores.values()), key=lambda info: info.name))
+
+
+def _alive(change: Change | None, now: int) -> Record | None:
+    if change is None or change.value is None or 0 < (change.expires_at or 0) <= now:
+        return None
+    return Record(change.value, change.version, change.updated_at, change.ttl, change.expires_at)
+
+
+_named: dict[str, MemoryEngine] = {}
+_named_lock = threading.Lock()
+
+
+def _engine(name: str) -> MemoryEngine:
+    if not name:
+        return MemoryEngine("memory:")
+    with _named_lock:
+        return _named.setdefault(name, MemoryEngine(f"memory:{name}"))
+
+
+class MemoryBackend:
+    """Performs requests in memory for the sync face.
+
+    Attributes:
+        name: The URL.
+        is_open: False once closed.
+    """
+
+    def __init__(self, name: str = "", engine: MemoryEngine | None = None) -> None:
+        self.name = f"memory:{name}"
+        self.is_open = True
+        self.engine = engine or _engine(name)
+
+    def perform(self, request: Requested[R], timeout: float | None = None) -> R:  # noqa: ARG002 - never busy
+        """Perform one request."""
+        if not self.is_open:
+            message = f"{self.name} was closed; connect again"
+            raise StoreClosedError(message)
+        return self.engine.perform(request)
+
+    def close(self) -> None:
+        """Close; later requests raise StoreClosedError."""
+        self.is_open = False
+
+
+class AsyncMemoryBackend:
+    """Performs requests in memory for the async face.
+
+    Attributes:
+        name: The URL.
+        is_open: False once closed.
+    """
+
+    def __init__(self, name: str = "", engine: MemoryEngine | None = None) -> None:
+        self._backend = MemoryBackend(name, engine)
+        self.name = self._backend.name
+        self.engine = self._backend.engine
+
+    @property
+    def is_open(self) -> bool:
+        """False once closed."""
+        return self._backend.is_open
+
+    async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
+        """Perform one request."""
+        return self._backend.perform(request, timeout)
+
+    def peek(self) -> object | None:
+        """Give the latest version: nothing was committed between two equal ones."""
+        return self.engine.version
+
+    async def release(self) -> None:
+        """Do nothing; memory holds no connections."""
+
+    async def close(self) -> None:
+        """Close; later requests raise StoreClosedError."""
+        self._backend.close()

@@ -1,0 +1,87 @@
+"""From a path or a URL to a backend; the drivers are imported here, when asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
+from ptb_kvpersistence.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ptb_kvpersistence.backends.base import AsyncBackend, Backend
+
+_LATER = ("postgresql", "postgres", "redis", "rediss")
+
+
+class Target(NamedTuple):
+    """What a path or URL names: the kind of database, and its path (SQLite) or name (memory)."""
+
+    kind: str
+    path: str
+
+
+def parse(location: object) -> Target:
+    """Parse a path, or a URL ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory:`` or ``memory:name``.
+
+    Raises:
+        ConfigurationError: It is none of these, or a kind that this version does not support.
+    """
+    if isinstance(location, os.PathLike):
+        location = os.fspath(location)
+    if not isinstance(location, str) or not location:
+        message = f"a database is named by a path or a URL, not by {location if location == '' else type(location).__name__!r}"
+        raise ConfigurationError(message)
+    if location == ":memory:":
+        return Target("memory", "")
+    if location.startswith("memory:"):
+        return Target("memory", location[len("memory:") :].strip("/"))
+    if location.startswith("sqlite:"):
+        return Target("sqlite", _sqlite_path(location))
+    scheme = urlsplit(location).scheme if "://" in location else ""
+    if scheme in _LATER:
+        message = f"{scheme}:// databases are not supported by this version; use an SQLite file"
+        raise ConfigurationError(message)
+    if scheme:
+        message = f"{scheme}:// is no kind of database known here; use a path, sqlite:///file.db or memory:"
+        raise ConfigurationError(message)
+    return Target("sqlite", _absolute(location))
+
+
+def _sqlite_path(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.netloc or parts.query or not parts.path.strip("/"):
+        message = f"{url} names no file; write sqlite:///relative.db or sqlite:////absolute.db"
+        raise ConfigurationError(message)
+    return _absolute(unquote(parts.path[1:]))
+
+
+def _absolute(path: str) -> str:
+    # A bot that changes its working folder must go on with the same file.
+    return str(Path(path).expanduser().absolute())
+
+
+def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backend:
+    """Make the backend of the sync face; nothing is opened before the first request."""
+    target = parse(location)
+    if target.kind == "memory":
+        from ptb_kvpersistence.backends.memory import MemoryBackend  # noqa: PLC0415 - drivers are loaded when used
+
+        return MemoryBackend(target.path)
+    from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend  # noqa: PLC0415 - drivers are loaded when used
+
+    return SQLiteBackend(target.path, timeout=timeout)
+
+
+def open_async_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> AsyncBackend:
+    """Make the backend of the async face; nothing is opened before the first request."""
+    target = parse(location)
+    if target.kind == "memory":
+        from ptb_kvpersistence.backends.memory import AsyncMemoryBackend  # noqa: PLC0415 - drivers are loaded when used
+
+        return AsyncMemoryBackend(target.path)
+    from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend  # noqa: PLC0415 - drivers are loaded when used
+
+    return AsyncSQLiteBackend(target.path, timeout=timeout)

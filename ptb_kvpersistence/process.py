@@ -1,0 +1,99 @@
+"""The end of the process, and its forks: who is told, in which order.
+
+Threads that are no daemons (aiosqlite's workers are none) keep a process alive before its atexit callbacks run. So a
+daemon thread waits for the main thread to end and runs the callbacks then; atexit runs whatever is left. Both go
+through the same list, so each callback runs once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_logger = logging.getLogger(__name__)
+
+SAVE_FIRST: Final = 0
+"""Order of callbacks that save data."""
+THEN_CLOSE: Final = 1
+"""Order of callbacks that close connections and end threads."""
+
+
+class _Ending:
+    """The callbacks of one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._lock = threading.Lock()
+        self._running = threading.RLock()
+        self._callbacks: dict[object, tuple[int, Callable[[], None]]] = {}
+        self._owners: dict[threading.Thread, None] = {}
+        self._has_watcher = False
+
+    def register(self, token: object, order: int, callback: Callable[[], None]) -> None:
+        with self._lock:
+            self._callbacks[token] = (order, callback)
+            self._owners[threading.current_thread()] = None
+            if self._has_watcher:
+                return
+            self._has_watcher = True
+        atexit.register(self._run)
+        threading.Thread(target=self._watch, name="ptb_kvpersistence:exit", daemon=True).start()
+
+    def unregister(self, token: object) -> None:
+        with self._lock:
+            self._callbacks.pop(token, None)
+
+    def _watch(self) -> None:
+        threading.main_thread().join()
+        # A loop may run in a thread of its own and outlive the main thread; a daemon does not count.
+        for owner in list(self._owners):
+            if not owner.daemon and owner is not threading.current_thread():
+                owner.join()
+        self._run()
+
+    def _run(self) -> None:
+        if os.getpid() != self.pid:
+            return
+        with self._running:
+            while True:
+                with self._lock:
+                    if not self._callbacks:
+                        return
+                    token = min(self._callbacks, key=lambda item: self._callbacks[item][0])
+                    _, callback = self._callbacks.pop(token)
+                try:
+                    callback()
+                except Exception:
+                    _logger.exception("could not finish properly at the end of the process")
+
+
+_ending = _Ending()
+
+
+def _current() -> _Ending:
+    global _ending  # noqa: PLW0603 - a fork starts with callbacks of its own
+    if _ending.pid != os.getpid():
+        _ending = _Ending()
+    return _ending
+
+
+def at_end(token: object, order: int, callback: Callable[[], None]) -> None:
+    """Have ``callback`` called once when this process ends, in a thread that has no event loop.
+
+    Args:
+        token: Identifies the callback; registering it again replaces it.
+        order: :data:`SAVE_FIRST` or :data:`THEN_CLOSE`.
+        callback: What to call; it must not start threads.
+    """
+    _current().register(token, order, callback)
+
+
+def forget(token: object) -> None:
+    """Take back what :func:`at_end` registered."""
+    _current().unregister(token)
