@@ -1,0 +1,171 @@
+"""The async face: :class:`AsyncStore`, for handlers. The methods mean what they mean on the sync face."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ptb_kvpersistence.model import ABSENT, StoreInfo, check_name
+from ptb_kvpersistence.store import operations
+from ptb_kvpersistence.store.operations import Entry, Handle, Scope, drive_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator, Iterable
+
+    from ptb_kvpersistence.backends.base import AsyncBackend
+    from ptb_kvpersistence.model import Requested
+
+T = TypeVar("T")
+
+
+class AsyncStore:
+    """A named, persistent key-value store that any number of bots and scripts share.
+
+    What it gives is the caller's copy: a change of a nested value is stored by setting it again.
+    """
+
+    def __init__(self, backend: AsyncBackend, handle: Handle, domain: str = "") -> None:
+        self._backend = backend
+        self._handle = handle
+        self._scope = Scope(handle, domain)
+
+    @property
+    def name(self) -> str:
+        """Name of the store."""
+        return self._handle.name
+
+    @property
+    def backend(self) -> AsyncBackend:
+        """What performs the requests."""
+        return self._backend
+
+    def domain(self, name: str) -> AsyncStore:
+        """Give the same operations on a namespace of its own inside the store.
+
+        Raises:
+            InvalidKeyError: The name cannot be used.
+        """
+        return AsyncStore(self._backend, self._handle, check_name(name, "domain", allow_empty=True))
+
+    async def info(self) -> StoreInfo:
+        """Give the store's id, name and incarnation, opening it first if need be."""
+        await self._run(operations.open_store(self._handle))
+        assert self._handle.info is not None  # noqa: S101 - opened above
+        return self._handle.info
+
+    async def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
+        return await drive_async(operation, self._backend.perform)
+
+    def __repr__(self) -> str:
+        domain = f", domain={self._scope.domain!r}" if self._scope.domain else ""
+        return f"<AsyncStore {self.name!r} in {self._backend.name}{domain}>"
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """Read a value.
+
+        Returns:
+            The value, ``default`` if there is no entry.
+        """
+        return await self._run(operations.get(self._scope, key, default))
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Read several values from one snapshot; absent keys are left out."""
+        return await self._run(operations.get_many(self._scope, keys))
+
+    async def entry(self, key: str) -> Entry | None:
+        """Read a value together with its version; None if there is no entry."""
+        return await self._run(operations.entry(self._scope, key))
+
+    async def contains(self, key: str) -> bool:
+        """Tell whether there is an entry."""
+        return await self._run(operations.contains(self._scope, key))
+
+    async def count(self, prefix: str = "") -> int:
+        """Count the entries of this domain."""
+        return await self._run(operations.count(self._scope, prefix))
+
+    async def set(self, key: str, value: Any, *, if_version: int | None = None) -> int:
+        """Write a value.
+
+        Args:
+            key: The key.
+            value: What the codec can store.
+            if_version: Only if the entry has this version (0: there is none).
+
+        Returns:
+            The new version.
+
+        Raises:
+            EncodeError: The value cannot be stored.
+            InvalidKeyError: The key cannot be used.
+            ConflictError: The entry has another version.
+
+        Cancellation:
+            The value may have been written.
+        """
+        return await self._run(operations.set_item(self._scope, key, value, if_version))
+
+    async def set_many(self, items: dict[str, Any]) -> None:
+        """Write several values, all or none."""
+        await self._run(operations.set_many(self._scope, items.items()))
+
+    async def add(self, key: str, value: Any) -> int:
+        """Write a value where there is none.
+
+        Returns:
+            The version.
+
+        Raises:
+            KeyExistsError: There is an entry.
+        """
+        return await self._run(operations.add(self._scope, key, value))
+
+    async def replace(self, key: str, value: Any) -> bool:
+        """Write a value only where there is one; tell whether there was."""
+        return await self._run(operations.replace(self._scope, key, value))
+
+    async def delete(self, key: str) -> None:
+        """Delete an entry.
+
+        Raises:
+            KeyNotFoundError: There is none.
+        """
+        await self._run(operations.delete(self._scope, key))
+
+    async def discard(self, key: str) -> bool:
+        """Delete an entry if there is one; tell whether there was."""
+        return await self._run(operations.discard(self._scope, key))
+
+    async def increment(self, key: str, amount: float = 1) -> Any:
+        """Add to a number, atomically; give the sum. An absent entry counts as 0."""
+        return await self._run(operations.increment(self._scope, key, amount))
+
+    async def pop(self, key: str, default: Any = ABSENT) -> Any:
+        """Delete an entry and give its value; KeyNotFoundError if there is none and no default."""
+        return await self._run(operations.pop(self._scope, key, default))
+
+    async def setdefault(self, key: str, default: Any = None) -> Any:
+        """Give the value, after writing ``default`` where there was none."""
+        return await self._run(operations.setdefault(self._scope, key, default))
+
+    async def clear(self) -> None:
+        """Delete all entries of this domain."""
+        await self._run(operations.clear(self._scope))
+
+    async def items(self, prefix: str = "", *, reverse: bool = False) -> AsyncIterator[tuple[str, Any]]:
+        """List keys and values, in code point order of the keys, page by page."""
+        after, more = None, True
+        while more:
+            items, more = await self._run(operations.page(self._scope, after, prefix, reverse=reverse))
+            for item in items:
+                yield item
+            after = items[-1][0] if items else after
+
+    async def keys(self, prefix: str = "", *, reverse: bool = False) -> AsyncIterator[str]:
+        """List the keys, in code point order, page by page."""
+        async for key, _ in self.items(prefix, reverse=reverse):
+            yield key
+
+    async def values(self, prefix: str = "", *, reverse: bool = False) -> AsyncIterator[Any]:
+        """List the values in the order of their keys, page by page."""
+        async for _, value in self.items(prefix, reverse=reverse):
+            yield value

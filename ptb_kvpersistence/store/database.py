@@ -1,0 +1,158 @@
+"""Databases: where named stores live, for both faces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
+from ptb_kvpersistence.backends.urls import open_async_backend, open_backend
+from ptb_kvpersistence.codec import Codec
+from ptb_kvpersistence.model import ListStores, check_name
+from ptb_kvpersistence.store.aio import AsyncStore
+from ptb_kvpersistence.store.operations import Handle, drive, drive_async, open_store
+from ptb_kvpersistence.store.sync import Store
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+DEFAULT_STORE = "default"
+"""The store that a persistence uses when it is given a path or URL."""
+
+
+class Database:
+    """One place that holds named stores; a context manager that closes it.
+
+    Attributes:
+        name: Path or URL, without a password.
+    """
+
+    def __init__(self, location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float) -> None:
+        self._backend = open_backend(location, timeout=timeout)
+        self._codec = Codec(types)
+        self.name = self._backend.name
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Database {self.name}>"
+
+    def close(self) -> None:
+        """Close the connections; the stores live on."""
+        self._backend.close()
+
+    def create(self, name: str) -> Store:
+        """Create a store.
+
+        Raises:
+            StoreExistsError: There is one of that name.
+            InvalidKeyError: The name cannot be used.
+        """
+        return self._store(name, "create")
+
+    def store(self, name: str = DEFAULT_STORE, *, create: bool = False) -> Store:
+        """Open a store.
+
+        Args:
+            name: Its name; by default the one that a persistence with this file uses.
+            create: Create it where it does not exist.
+
+        Raises:
+            StoreNotFoundError: There is none of that name.
+        """
+        return self._store(name, "ensure" if create else "open")
+
+    def names(self) -> list[str]:
+        """List the stores' names in code point order."""
+        return [info.name for info in self._backend.perform(ListStores())]
+
+    def _store(self, name: str, mode: Literal["open", "create", "ensure"]) -> Store:
+        handle = Handle(check_name(name, "store name"), mode, self._codec)
+        drive(open_store(handle), self._backend.perform)
+        return Store(self._backend, handle)
+
+
+class AsyncDatabase:
+    """One place that holds named stores, for the async face; an async context manager that closes it.
+
+    Attributes:
+        name: Path or URL, without a password.
+    """
+
+    def __init__(self, location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float) -> None:
+        self._backend = open_async_backend(location, timeout=timeout)
+        self._codec = Codec(types)
+        self.name = self._backend.name
+
+    async def __aenter__(self) -> AsyncDatabase:
+        return self
+
+    async def __aexit__(self, *_details: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncDatabase {self.name}>"
+
+    async def close(self) -> None:
+        """Close the connections; the stores live on."""
+        await self._backend.close()
+
+    async def create(self, name: str) -> AsyncStore:
+        """Create a store.
+
+        Raises:
+            StoreExistsError: There is one of that name.
+            InvalidKeyError: The name cannot be used.
+        """
+        return await self._store(name, "create")
+
+    async def store(self, name: str = DEFAULT_STORE, *, create: bool = False) -> AsyncStore:
+        """Open a store.
+
+        Args:
+            name: Its name; by default the one that a persistence with this file uses.
+            create: Create it where it does not exist.
+
+        Raises:
+            StoreNotFoundError: There is none of that name.
+        """
+        return await self._store(name, "ensure" if create else "open")
+
+    async def names(self) -> list[str]:
+        """List the stores' names in code point order."""
+        return [info.name for info in await self._backend.perform(ListStores())]
+
+    async def _store(self, name: str, mode: Literal["open", "create", "ensure"]) -> AsyncStore:
+        handle = Handle(check_name(name, "store name"), mode, self._codec)
+        await drive_async(open_store(handle), self._backend.perform)
+        return AsyncStore(self._backend, handle)
+
+
+def connect(location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float = DEFAULT_TIMEOUT) -> Database:
+    """Connect to a database for scripts and threads.
+
+    Args:
+        location: Path of an SQLite file, or a URL: ``sqlite:///file.db``, ``memory:``, ``memory:name``.
+        types: Classes whose instances may be stored, besides those the codec knows.
+        timeout: Seconds to wait for a database that somebody else has locked.
+
+    Raises:
+        ConfigurationError: The location names nothing known.
+    """
+    return Database(location, types=types, timeout=timeout)
+
+
+def connect_async(
+    location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float = DEFAULT_TIMEOUT
+) -> AsyncDatabase:
+    """Connect to a database for handlers; see :func:`connect`."""
+    return AsyncDatabase(location, types=types, timeout=timeout)
+
+
+def make_async_store(location: Any, name: str, codec: Codec, *, timeout: float = DEFAULT_TIMEOUT) -> AsyncStore:
+    """Make a store that is opened, and created, by its first operation."""
+    return AsyncStore(open_async_backend(location, timeout=timeout), Handle(name, "ensure", codec))

@@ -1,0 +1,345 @@
+"""What each operation of a store means, without I/O: generators that yield requests and receive replies.
+
+``drive`` and ``drive_async`` run them; cleanup belongs to those, never to a generator's ``finally``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+
+from ptb_kvpersistence.errors import ConfigurationError, ConflictError, DecodeError, KeyExistsError, KeyNotFoundError
+from ptb_kvpersistence.model import (
+    ABSENT,
+    Absent,
+    Address,
+    Commit,
+    Count,
+    Delete,
+    GetMany,
+    KeyRange,
+    OpenStore,
+    Page,
+    Put,
+    Record,
+    StoreInfo,
+    VersionCheck,
+    check_address,
+    prefix_range,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterable
+
+    from ptb_kvpersistence.codec import Codec
+    from ptb_kvpersistence.model import Requested
+
+T = TypeVar("T")
+PAGE: Final = 1000
+"""Entries per page of a listing."""
+ATTEMPTS: Final = 100
+"""How often an atomic operation starts again when others write the same key."""
+
+
+@dataclass(slots=True)
+class Handle:
+    """Which store an operation works on; the id is looked up by the first operation.
+
+    Attributes:
+        name: Name of the store.
+        mode: How it is opened, see OpenStore.
+        codec: Turns values into text and back.
+        info: What the database said, once asked.
+    """
+
+    name: str
+    mode: Literal["open", "create", "ensure"]
+    codec: Codec
+    info: StoreInfo | None = None
+
+
+class Scope(NamedTuple):
+    """One domain of a store."""
+
+    handle: Handle
+    domain: str = ""
+
+
+class Entry(NamedTuple):
+    """An entry with its value decoded.
+
+    Attributes:
+        value: The value.
+        version: Grows with each write in the store; for compare-and-set.
+        updated_at: Milliseconds since the epoch.
+        expires_at: Milliseconds since the epoch; None if it does not expire.
+    """
+
+    value: Any
+    version: int
+    updated_at: int
+    expires_at: int | None
+
+
+def drive(operation: Generator[Requested[Any], Any, T], perform: Callable[[Requested[Any]], Any]) -> T:
+    """Run an operation with a blocking performer."""
+    try:
+        request = next(operation)
+        while True:
+            try:
+                reply = perform(request)
+            except Exception as error:
+                request = operation.throw(error)
+            else:
+                request = operation.send(reply)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+async def drive_async(
+    operation: Generator[Requested[Any], Any, T], perform: Callable[[Requested[Any]], Awaitable[Any]]
+) -> T:
+    """Run an operation with an async performer."""
+    try:
+        request = next(operation)
+        while True:
+            try:
+                reply = await perform(request)
+            except Exception as error:
+                request = operation.throw(error)
+            else:
+                request = operation.send(reply)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+Operation = "Generator[Requested[Any], Any, T]"
+
+
+def open_store(handle: Handle) -> Generator[Requested[Any], Any, int]:
+    """Find the store's id, once."""
+    if handle.info is None:
+        handle.info = yield OpenStore(handle.name, handle.mode)
+    assert handle.info is not None  # noqa: S101 - for the type checker
+    return handle.info.id
+
+
+def _decode(scope: Scope, key: str, record: Record) -> Any:
+    try:
+        return scope.handle.codec.decode(record.value)
+    except DecodeError as error:
+        raise DecodeError(
+            place=error.place, reason=error.reason, store=scope.handle.name, domain=scope.domain, key=key
+        ) from error
+
+
+def _read(scope: Scope, key: object) -> Generator[Requested[Any], Any, tuple[str, Record | None]]:
+    address = check_address(scope.domain, key)
+    store = yield from open_store(scope.handle)
+    (record,) = yield GetMany(store, (address,))
+    return address.key, record
+
+
+def get(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], Any, Any]:
+    """Read a value; ``default`` if there is no entry."""
+    name, record = yield from _read(scope, key)
+    return default if record is None else _decode(scope, name, record)
+
+
+def get_item(scope: Scope, key: object) -> Generator[Requested[Any], Any, Any]:
+    """Read a value; KeyNotFoundError if there is no entry."""
+    name, record = yield from _read(scope, key)
+    if record is None:
+        raise _not_found(scope, name)
+    return _decode(scope, name, record)
+
+
+def entry(scope: Scope, key: object) -> Generator[Requested[Any], Any, Entry | None]:
+    """Read an entry with its version; None if there is none."""
+    name, record = yield from _read(scope, key)
+    if record is None:
+        return None
+    return Entry(_decode(scope, name, record), record.version, record.updated_at, record.expires_at)
+
+
+def contains(scope: Scope, key: object) -> Generator[Requested[Any], Any, bool]:
+    """Tell whether there is an entry."""
+    _, record = yield from _read(scope, key)
+    return record is not None
+
+
+def get_many(scope: Scope, keys: Iterable[object]) -> Generator[Requested[Any], Any, dict[str, Any]]:
+    """Read several values from one snapshot; absent keys are left out."""
+    addresses = tuple(check_address(scope.domain, key) for key in keys)
+    store = yield from open_store(scope.handle)
+    records = yield GetMany(store, addresses)
+    found = zip(addresses, records, strict=True)
+    return {address.key: _decode(scope, address.key, record) for address, record in found if record is not None}
+
+
+def count(scope: Scope, prefix: str = "") -> Generator[Requested[Any], Any, int]:
+    """Count the entries of the domain."""
+    store = yield from open_store(scope.handle)
+    return (yield Count(store, prefix_range(scope.domain, prefix)))  # type: ignore[no-any-return]
+
+
+def page(
+    scope: Scope, after: str | None, prefix: str, *, reverse: bool
+) -> Generator[Requested[Any], Any, tuple[list[tuple[str, Any]], bool]]:
+    """Read the next page of keys and values behind ``after``, and whether there are more."""
+    keys = prefix_range(scope.domain, prefix)
+    if after is not None:
+        # The smallest key behind `after` would end in NUL, which no key contains.
+        keys = keys._replace(stop=after) if reverse else keys._replace(start=after + "\0")
+    store = yield from open_store(scope.handle)
+    reply = yield Page(store, keys, PAGE, reverse)
+    return [(key, _decode(scope, key, record)) for key, record in reply.items], reply.more
+
+
+def set_item(scope: Scope, key: object, value: Any, if_version: int | None = None) -> Generator[Requested[Any], Any, int]:
+    """Write a value; reply: its version. With ``if_version`` only over that version (0: no entry)."""
+    address = check_address(scope.domain, key)
+    put = Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]"))
+    if if_version is not None and (not isinstance(if_version, int) or isinstance(if_version, bool) or if_version < 0):
+        message = "if_version takes the version of an entry, or 0 for no entry"
+        raise ConfigurationError(message)
+    checks = () if if_version is None else (VersionCheck(*address, if_version),)
+    store = yield from open_store(scope.handle)
+    reply = yield Commit(store, (put,), checks)
+    if not reply.is_committed:
+        raise _changed(scope, address.key)
+    return reply.versions[0]  # type: ignore[no-any-return]
+
+
+def set_many(scope: Scope, items: Iterable[tuple[object, Any]]) -> Generator[Requested[Any], Any, None]:
+    """Write several values, all or none."""
+    puts = []
+    for key, value in items:
+        address = check_address(scope.domain, key)
+        puts.append(Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]")))
+    store = yield from open_store(scope.handle)
+    yield Commit(store, tuple(puts))
+
+
+def add(scope: Scope, key: object, value: Any) -> Generator[Requested[Any], Any, int]:
+    """Write a value where there is none; KeyExistsError where there is."""
+    try:
+        return (yield from set_item(scope, key, value, 0))
+    except ConflictError:
+        message = f"{_place(scope, str(key))} has an entry already; use set() to overwrite it"
+        raise KeyExistsError(message, key=str(key)) from None
+
+
+def replace(scope: Scope, key: object, value: Any) -> Generator[Requested[Any], Any, bool]:
+    """Write a value where there is one; reply: whether there was."""
+
+    def new(current: Any) -> Any:
+        return current if current is ABSENT else value
+
+    before, _ = yield from modify(scope, key, new)
+    return before is not ABSENT
+
+
+def discard(scope: Scope, key: object) -> Generator[Requested[Any], Any, bool]:
+    """Delete an entry; reply: whether there was one."""
+    address = check_address(scope.domain, key)
+    store = yield from open_store(scope.handle)
+    reply = yield Commit(store, (Delete(*address),))
+    return bool(reply.versions[0])
+
+
+def delete(scope: Scope, key: object) -> Generator[Requested[Any], Any, None]:
+    """Delete an entry; KeyNotFoundError if there is none."""
+    if not (yield from discard(scope, key)):
+        raise _not_found(scope, str(key))
+
+
+def modify(
+    scope: Scope, key: object, function: Callable[[Any], Any]
+) -> Generator[Requested[Any], Any, tuple[Any, Any]]:
+    """Replace a value by ``function(value)``, atomically; ABSENT stands for no entry on both sides.
+
+    Returns:
+        The value before and the value after.
+    """
+    name, record = yield from _read(scope, key)
+    address = Address(scope.domain, name)
+    for _ in range(ATTEMPTS):
+        before = ABSENT if record is None else _decode(scope, name, record)
+        after = function(before)
+        if after is ABSENT and before is ABSENT:
+            return before, after
+        check = VersionCheck(*address, 0 if record is None else record.version)
+        mutation: Put | Delete
+        if after is ABSENT:
+            mutation = Delete(*address)
+        else:
+            text = scope.handle.codec.encode(after, f"{scope.handle.name}[{name!r}]")
+            ttl, expires_at = (record.ttl, record.expires_at) if record is not None else (None, None)
+            mutation = Put(*address, text, ttl, expires_at)
+        store = yield from open_store(scope.handle)
+        reply = yield Commit(store, (mutation,), (check,))
+        if reply.is_committed:
+            return before, after
+        record = reply.conflicts[address]
+    raise _changed(scope, name)
+
+
+def increment(scope: Scope, key: object, amount: float) -> Generator[Requested[Any], Any, Any]:
+    """Add to a number, atomically; an absent entry counts as 0. Reply: the sum."""
+
+    def new(current: Any) -> Any:
+        if isinstance(current, Absent):
+            return amount
+        if isinstance(current, bool) or not isinstance(current, (int, float)):
+            message = f"{_place(scope, str(key))} holds a {type(current).__name__}, not a number; set() a number first"
+            raise TypeError(message)
+        return current + amount
+
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+        message = f"increment takes a number, not {type(amount).__name__}"
+        raise TypeError(message)
+    _, after = yield from modify(scope, key, new)
+    return after
+
+
+def pop(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], Any, Any]:
+    """Delete an entry and give its value; ``default`` (unless ABSENT) if there is none."""
+    before, _ = yield from modify(scope, key, lambda _: ABSENT)
+    if before is not ABSENT:
+        return before
+    if default is ABSENT:
+        raise _not_found(scope, str(key))
+    return default
+
+
+def setdefault(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], Any, Any]:
+    """Give the value, after writing ``default`` where there was none."""
+    name, record = yield from _read(scope, key)
+    if record is not None:
+        return _decode(scope, name, record)
+    before, after = yield from modify(scope, key, lambda current: default if current is ABSENT else current)
+    return after if before is ABSENT else before
+
+
+def clear(scope: Scope) -> Generator[Requested[Any], Any, None]:
+    """Delete all entries of the domain, in commits of a page each."""
+    store = yield from open_store(scope.handle)
+    more = True
+    while more:
+        reply = yield Page(store, KeyRange(scope.domain), PAGE)
+        more = reply.more
+        yield Commit(store, tuple(Delete(scope.domain, key) for key, _ in reply.items))
+
+
+def _place(scope: Scope, key: str) -> str:
+    domain = f" of domain {scope.domain!r}" if scope.domain else ""
+    return f"key {key!r}{domain} in store {scope.handle.name!r}"
+
+
+def _not_found(scope: Scope, key: str) -> KeyNotFoundError:
+    return KeyNotFoundError(f"there is no {_place(scope, key)}; use get() for a default", key=key)
+
+
+def _changed(scope: Scope, key: str) -> ConflictError:
+    return ConflictError(f"{_place(scope, key)} was changed by somebody else; read it again and retry")
