@@ -1,0 +1,8 @@
+"""Python values to JSON text and back, without loss and without running code; no I/O, no telegram."""
+
+from __future__ import annotations
+
+from ptb_kvpersistence.codec.core import Extension
+from ptb_kvpersistence.codec.text import dumps, loads
+
+__all__ = ["Extension", "dumps", "loads"]
