@@ -27,6 +27,8 @@ from ptb_kvpersistence.trees import (
     view_mapping,
 )
 
+__all__ = ["Conflict", "Policies", "Policy", "merge"]
+
 _DEFAULT: Final = Policies()
 _NO_ITEMS: Final[dict[Hashable, Tree]] = {}
 
