@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Literal, final
@@ -39,10 +40,21 @@ class BotAPIServer:
         self.world = World()
         self.world.accepts_any_token = accepts_any_token
         self._port = port
+        self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
 
+    def bind(self) -> None:
+        """Take the port, so that `url` is known before there is an event loop; `start` does it where it was not done.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        if self._socket is None:
+            self._socket = socket.create_server((HOST, self._port))
+            self._port = self._socket.getsockname()[1]
+
     async def start(self) -> None:
-        """Begin to listen.
+        """Begin to answer.
 
         Raises:
             RuntimeError: It was started before.
@@ -50,21 +62,22 @@ class BotAPIServer:
         """
         if self._runner is not None:
             raise RuntimeError("the server was started before")
-        runner = web.AppRunner(make_app(self.world), access_log=None, shutdown_timeout=0.2)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, HOST, self._port).start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        self._port = runner.addresses[0][1]
+        self.bind()
+        assert self._socket is not None  # noqa: S101 - for the type checker
+        self._runner = web.AppRunner(make_app(self.world), access_log=None, shutdown_timeout=0.2)
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
 
     async def stop(self) -> None:
         """Stop listening, and end the webhooks and the waiting requests. Stopping twice does nothing."""
         runner, self._runner = self._runner, None
-        if runner is None:
-            return
+        listening, self._socket = self._socket, None
+        if runner is not None:
+            await self._close(runner)
+        if listening is not None:
+            listening.close()
+
+    async def _close(self, runner: web.AppRunner) -> None:
         for account in self.world.accounts.values():
             webhook, account.webhook = account.webhook, None
             if webhook is not None:

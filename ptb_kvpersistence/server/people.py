@@ -102,6 +102,7 @@ class BotAccount:
         token: For ``ApplicationBuilder().token``.
         id: The number in the token.
         username: Without ``@``.
+        first_name: The name that people see.
     """
 
     def __init__(self, world: World, account: Account) -> None:
@@ -110,6 +111,7 @@ class BotAccount:
         self.token = account.token
         self.id = account.id
         self.username = str(account.user["username"])
+        self.first_name = str(account.user["first_name"])
 
     @property
     def calls(self) -> list[Call]:
