@@ -60,6 +60,10 @@ class AsyncBackend(Protocol):
         """Look without I/O that could block: equal tokens mean that nothing was committed between; None: unknown."""
         ...
 
+    def blocking(self) -> Backend:
+        """Make a sync backend for the same database, for the end of the process."""
+        ...
+
     async def release(self) -> None:
         """Let go of connections and threads; the next request opens them again."""
         ...

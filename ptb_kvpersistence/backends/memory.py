@@ -269,6 +269,10 @@ class AsyncMemoryBackend:
         """Give the latest version: nothing was committed between two equal ones."""
         return self.engine.version
 
+    def blocking(self) -> MemoryBackend:
+        """Make a sync backend for the same database."""
+        return MemoryBackend(engine=self.engine)
+
     async def release(self) -> None:
         """Do nothing; memory holds no connections."""
 

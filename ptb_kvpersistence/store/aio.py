@@ -38,6 +38,11 @@ class AsyncStore:
         """What performs the requests."""
         return self._backend
 
+    @property
+    def handle(self) -> Handle:
+        """Which store this is, for operations."""
+        return self._handle
+
     def domain(self, name: str) -> AsyncStore:
         """Give the same operations on a namespace of its own inside the store.
 

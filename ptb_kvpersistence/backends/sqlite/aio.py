@@ -19,7 +19,7 @@ import aiosqlite
 from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy_async
 from ptb_kvpersistence.backends.sqlite import engine
-from ptb_kvpersistence.backends.sqlite.sync import inherited
+from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, inherited
 from ptb_kvpersistence.errors import BusyError, DatabaseError, StoreClosedError
 from ptb_kvpersistence.model import Commit, OpenStore, R, Requested, Sweep
 
@@ -90,6 +90,10 @@ class AsyncSQLiteBackend:
         if self._peeker is None:
             self._peeker = _Peeker(self.name)
         return self._peeker.look()
+
+    def blocking(self) -> SQLiteBackend:
+        """Make a sync backend for the same file."""
+        return SQLiteBackend(self.name, timeout=self._timeout)
 
     async def release(self) -> None:
         """Close what the current loop has opened; the next request opens it again."""

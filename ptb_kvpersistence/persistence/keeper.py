@@ -1,0 +1,428 @@
+"""Write-behind and refresh: when the replica meets the store, on which loop, and what happens at the end.
+
+One commit is under way at a time, in a task of its own that no caller's cancellation reaches. What could not be
+committed stays captured and is tried again: at the next cycle, after a while, at ``flush()``, and at the very end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ptb_kvpersistence import process
+from ptb_kvpersistence.errors import ConflictError, DatabaseError, EncodeError, KVPersistenceError
+from ptb_kvpersistence.persistence import namespaces, rescue
+from ptb_kvpersistence.persistence.layout import EntityId, Layout
+from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Replica, State
+from ptb_kvpersistence.store.operations import drive, drive_async, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from ptb_kvpersistence.codec import Codec
+    from ptb_kvpersistence.model import Requested
+    from ptb_kvpersistence.policies import Policies
+    from ptb_kvpersistence.store.aio import AsyncStore
+
+T = TypeVar("T")
+_logger = logging.getLogger(__name__)
+
+LOOK_TIMEOUT: Final = 0.5
+"""Seconds that a refresh waits for a busy database before memory has to do."""
+FLIGHT_TIMEOUT: Final = 0.25
+"""Seconds that a refresh waits for a commit of the same entity."""
+FIRST_RETRY: Final = 1.0
+LAST_RETRY: Final = 60.0
+
+
+class Cycle:
+    """One round of captures that goes into one commit.
+
+    Attributes:
+        task: Commits it; None until a loop is there.
+        error: What went wrong, if it did; given to one awaiter.
+    """
+
+    __slots__ = ("error", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.error: Exception | None = None
+
+
+class Keeper:
+    """Keeps one replica and its store together.
+
+    Attributes:
+        replica: What memory and store held when they last met.
+        last_saved_at: When everything captured was last in the store.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        codec: Codec,
+        policies: Policies,
+        *,
+        owns_store: bool,
+        share: frozenset[str],
+        max_staleness: float,
+        update_interval: float,
+        on_flush: bool,
+    ) -> None:
+        self.store = store
+        self.codec = codec
+        self.policies = policies
+        self.owns_store = owns_store
+        self.share = share
+        self.max_staleness = max_staleness
+        self.on_flush = on_flush
+        self.bot_name: Callable[[], str | None] = lambda: None
+        self.collect: Callable[[], None] = lambda: None
+        self.default: Callable[[str], bytes] = lambda _section: EMPTY
+        self._patience = max(5.0, 2.5 * update_interval)
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with nothing in memory."""
+        self.replica = Replica(self.codec, self.policies)
+        self.last_saved_at: datetime | None = None
+        self._pid = os.getpid()
+        self._touched: dict[EntityId, State] = {}
+        self._unencodable: dict[EntityId, str] = {}
+        self._cycle: Cycle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock: asyncio.Lock | None = None
+        self._commit_task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._retry_pause = FIRST_RETRY
+        self._looked_at = float("-inf")
+        self._token: object | None = None
+        self._captured_at = time.monotonic()
+        self._is_watched = False
+
+    def _check_process(self) -> None:
+        # What a fork inherits belongs to the parent, which saves it; the child starts anew.
+        if self._pid != os.getpid():
+            self._start()
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._lock = loop, asyncio.Lock()
+            self._commit_task = self._looking = self._retry = None
+            self.replica.in_flight = frozenset()
+
+    async def _perform(self, operation: Generator[Requested[Any], Any, T], timeout: float | None = None) -> T:
+        perform = self.store.backend.perform
+        return await drive_async(operation, lambda request: perform(request, timeout))
+
+    # --- opening ---
+
+    def _opening(self, orphans: list[rescue.Orphan]) -> Generator[Requested[Any], Any, None]:
+        store = yield from open_store(self.store.handle)
+        namespace = yield from namespaces.resolve(store, self.bot_name())
+        layout = Layout(namespace, self.share)
+        for orphan in orphans:
+            yield from rescue.replay(orphan, store, self.codec, self.policies)
+        self.replica.attach(layout, store)
+        yield from self.replica.look()
+
+    async def open(self) -> None:
+        """Find the bot's namespace, replay rescue files, and look at the store for the first time."""
+        self._check_process()
+        self._check_loop()
+        if self.replica.is_attached:
+            return
+        assert self._lock is not None  # noqa: S101 - made by _check_loop
+        async with self._lock:
+            if not self.replica.is_attached:
+                await self._open_locked()
+
+    async def _open_locked(self) -> None:
+        token, now = self.store.backend.peek(), time.monotonic()
+        orphans = rescue.find(self.store)
+        await self._perform(self._opening(orphans))
+        for orphan in orphans:
+            rescue.remove(orphan)
+        self._token, self._looked_at = token, now
+
+    # --- capturing ---
+
+    def capture(self, entity: EntityId, text: bytes | None) -> None:
+        """Note what memory holds now; see Replica.capture."""
+        self._check_process()
+        self.replica.capture(entity, text)
+        self._unencodable.pop(entity, None)
+
+    def forget_live(self, entity: EntityId) -> None:
+        """Forget PTB's object of an entity that was dropped."""
+        self._touched.pop(entity, None)
+        state = self.replica.states[entity.section].get(entity.id)
+        if state is not None:
+            state.live = NOTHING
+
+    def cycle(self) -> Cycle:
+        """Give the cycle that captures belong to, and see that it gets committed."""
+        self._captured_at = time.monotonic()
+        self._watch_the_end()
+        cycle = self._cycle
+        if cycle is None:
+            cycle = self._cycle = Cycle()
+        if cycle.task is None and not self.on_flush:
+            try:
+                self._check_loop()
+            except RuntimeError:
+                return cycle  # no loop yet: awaiting the coroutine, or flush(), will commit
+            self._schedule(cycle)
+        return cycle
+
+    def _schedule(self, cycle: Cycle) -> None:
+        assert self._loop is not None  # noqa: S101 - the caller has looked
+        cycle.task = self._commit_task = self._loop.create_task(
+            self._commit_cycle(cycle), name="ptb_kvpersistence:commit"
+        )
+
+    async def deliver(self, cycle: Cycle) -> None:
+        """Wait for a cycle's commit; its error goes to the first who asks."""
+        if self.on_flush:
+            return
+        self._check_loop()
+        if cycle.task is None or cycle.task.get_loop() is not self._loop:
+            self._schedule(cycle)
+        assert cycle.task is not None  # noqa: S101 - scheduled above
+        await asyncio.shield(cycle.task)
+        error, cycle.error = cycle.error, None
+        if error is not None:
+            raise error
+
+    async def _commit_cycle(self, cycle: Cycle) -> None:
+        # PTB's loop over update_* must end first; an eager task would start inside of it.
+        await asyncio.sleep(0)
+        if self._cycle is cycle:
+            self._cycle = None
+        self._take_along()
+        try:
+            await self._commit(None)
+        except Exception as error:  # noqa: BLE001 - delivered to the awaiter
+            cycle.error = error
+            self._retry_later(error)
+
+    def _take_along(self) -> None:
+        """Capture the live data of everybody whose conversation moved, so that state and data stay together."""
+        replica = self.replica
+        for entity in [entity for entity in replica.dirty if entity.section == "conversations"]:
+            for part in entity.id[1]:
+                for section in ("chat_data", "user_data"):
+                    other = EntityId(section, part)  # type: ignore[arg-type]
+                    if other in self._touched and other not in replica.dirty:
+                        self._capture_live(other)
+
+    def _capture_live(self, entity: EntityId) -> None:
+        state = self._touched[entity]
+        if state.live is NOTHING:
+            return
+        try:
+            self.replica.capture(entity, self.replica.encode(entity, state.live))
+        except EncodeError as error:
+            self.report_unencodable(entity, error)
+
+    def report_unencodable(self, entity: EntityId, error: EncodeError) -> None:
+        """Log, once per reason, that an entity cannot be stored."""
+        if self._unencodable.get(entity) != str(error):
+            self._unencodable[entity] = str(error)
+            _logger.error("%s is not saved, the rest is: %s", entity.place, error)
+
+    def capture_touched(self) -> None:
+        """Capture all live data that PTB showed us, without PTB's help."""
+        for entity in list(self._touched):
+            self._capture_live(entity)
+
+    # --- committing ---
+
+    async def _commit(self, timeout: float | None) -> None:
+        self._check_process()
+        self._check_loop()
+        assert self._lock is not None  # noqa: S101 - made by _check_loop
+        async with self._lock:
+            replica = self.replica
+            if not replica.is_attached:
+                await self._open_locked()
+            if replica.dirty or replica.unresolved is not None:
+                try:
+                    await self._perform(replica.commit(), timeout)
+                finally:
+                    replica.in_flight = frozenset()
+            self.last_saved_at = datetime.now(timezone.utc)
+            self._retry_pause = FIRST_RETRY
+
+    def _retry_later(self, error: Exception) -> None:
+        _logger.error(
+            "saving failed, %d entities stay pending and are tried again: %s", len(self.replica.dirty), error
+        )
+        if self._loop is None or self._loop.is_closed() or self._retry is not None:
+            return
+        self._retry = self._loop.call_later(self._retry_pause, self._try_again)
+        self._retry_pause = min(self._retry_pause * 2, LAST_RETRY)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        if self.replica.dirty and not self.on_flush:
+            self.cycle()
+
+    async def flush(self) -> None:
+        """Commit everything, live data included, and let go of connections that are ours.
+
+        Raises:
+            KVPersistenceError: It could not be saved; it stays pending.
+        """
+        self._check_process()
+        self.capture_touched()
+        self._cycle = None
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._commit(None)))
+        except Exception:
+            self._watch_the_end()
+            raise
+        self._touched.clear()
+        self._is_watched = False
+        process.forget(self._token_of_end)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self.owns_store:
+            await self.store.backend.release()
+
+    # --- looking and refreshing ---
+
+    async def look(self) -> None:
+        """See what changed in the store, unless the last look is fresh enough. Never raises for I/O."""
+        if self._is_fresh():
+            return
+        self._check_process()
+        try:
+            await self.open()
+            if self._looking is None or self._looking.done():
+                assert self._loop is not None  # noqa: S101 - set by open
+                self._looking = self._loop.create_task(self._look(), name="ptb_kvpersistence:look")
+            await asyncio.shield(self._looking)
+        except KVPersistenceError as error:
+            self._looked_at = time.monotonic()
+            _logger.warning("cannot see what others changed, memory has to do: %s", error)
+
+    def _is_fresh(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked_at <= self.max_staleness:
+            return self._pid == os.getpid()
+        token = self.store.backend.peek()
+        if token is None or token != self._token:
+            return False
+        self._looked_at = now
+        return True
+
+    async def _look(self) -> None:
+        # The token is older than what is read, so nothing committed in between goes unseen.
+        token = self.store.backend.peek()
+        await self._perform(self.replica.look(), LOOK_TIMEOUT)
+        self._token, self._looked_at = token, time.monotonic()
+
+    async def refresh(self, entity: EntityId, live: Any) -> None:
+        """Bring one of PTB's objects up to the store, in place. Never raises for I/O or undecodable data."""
+        if self._pid != os.getpid():
+            self._start()
+        state = self.replica.state(entity)
+        if state.live is not live:
+            state.is_replaced = state.live is not NOTHING
+            state.live = live
+        self._touched[entity] = state
+        if not self._is_watched:
+            self._watch_the_end()
+        if not self._is_fresh():
+            await self.look()
+        if state.newer is not None:
+            await self._merge_newer(entity, state, live)
+        if time.monotonic() - self._captured_at > self._patience:
+            self._help_out()
+
+    async def _merge_newer(self, entity: EntityId, state: State, live: Any) -> None:
+        if entity in self.replica.in_flight and self._commit_task is not None:
+            await asyncio.wait({self._commit_task}, timeout=FLIGHT_TIMEOUT)
+        if entity in self.replica.in_flight or state.live is not live:
+            return  # the next refresh finds it, with the base that the commit leaves
+        try:
+            self.replica.refresh(entity, state, live, self.default(entity.section))
+        except EncodeError as error:
+            self.report_unencodable(entity, error)
+
+    def _help_out(self) -> None:
+        """Save by ourselves: PTB has not called for long, so its updater may be dead."""
+        self._captured_at = time.monotonic()
+        self.capture_touched()
+        self.collect()
+        if self.replica.dirty:
+            _logger.warning("PTB has not updated the persistence for long; saving %d entities", len(self.replica.dirty))
+            self.cycle()
+
+    async def load(self, section: Any) -> dict[Any, object]:
+        """Make new objects for memory from all entries of a section.
+
+        Raises:
+            KVPersistenceError: The store cannot be read.
+        """
+        await self.open()
+        if not self._is_fresh():
+            await self._look()
+        replica, found = self.replica, {}
+        for count, (id_, state) in enumerate(list(replica.states[section].items())):
+            value = replica.load(EntityId(section, id_), state)
+            if value is not NOTHING:
+                found[id_] = value
+            if count % 2000 == 1999:
+                await asyncio.sleep(0)
+        return found
+
+    # --- the end of the process ---
+
+    @property
+    def _token_of_end(self) -> object:
+        return ("keeper", id(self))
+
+    def _watch_the_end(self) -> None:
+        if not self._is_watched:
+            self._is_watched = True
+            reference = weakref.ref(self)
+
+            def finish() -> None:
+                keeper = reference()
+                if keeper is not None:
+                    keeper.finish()
+
+            process.at_end(self._token_of_end, process.SAVE_FIRST, finish)
+
+    def finish(self) -> None:
+        """Save, without a loop, what is not saved yet; what cannot be saved goes to a rescue file."""
+        if self._pid != os.getpid():
+            return
+        self._is_watched = False
+        self.capture_touched()
+        self.collect()
+        replica = self.replica
+        replica.in_flight = frozenset()
+        if not replica.dirty and replica.unresolved is None:
+            return
+        backend = self.store.backend.blocking()
+        try:
+            if not replica.is_attached:
+                drive(self._opening([]), backend.perform)
+            drive(replica.commit(), backend.perform)
+        except (DatabaseError, ConflictError) as error:
+            _logger.error("the last changes could not be saved (%s)", error)  # noqa: TRY400 - the reason is enough
+            rescue.write(self.store, replica)
+        finally:
+            backend.close()

@@ -1,0 +1,508 @@
+"""KVPersistence: what PTB calls, mapped onto the keeper; no storage and no merging here."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Collection, Coroutine, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+from telegram import Bot
+from telegram.ext import BasePersistence, ContextTypes, ExtBot, PersistenceInput
+
+from ptb_kvpersistence.backends.urls import parse
+from ptb_kvpersistence.errors import ConfigurationError, EncodeError
+from ptb_kvpersistence.persistence import ptb
+from ptb_kvpersistence.persistence.callbacks import CallbackLedger
+from ptb_kvpersistence.persistence.cycle import Ticket
+from ptb_kvpersistence.persistence.keeper import Keeper
+from ptb_kvpersistence.persistence.layout import (
+    BOT_DATA,
+    SHAREABLE,
+    EntityId,
+    Section,
+    check_conversation,
+    check_id,
+)
+from ptb_kvpersistence.persistence.namespaces import check_bot_name
+from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Nothing
+from ptb_kvpersistence.persistence.sections_io import persistence_codec
+from ptb_kvpersistence.policies import Policies, Policy, Side
+from ptb_kvpersistence.store.aio import AsyncStore
+from ptb_kvpersistence.store.database import DEFAULT_STORE, make_async_store
+
+if TYPE_CHECKING:
+    import os
+    from datetime import datetime
+
+    from ptb_kvpersistence.codec import Codec
+    from ptb_kvpersistence.persistence.keeper import Cycle
+    from ptb_kvpersistence.persistence.sections import CallbackData
+
+    Data = dict[Any, Any]
+    Key = tuple[int | str, ...]
+
+UD = TypeVar("UD")
+CD = TypeVar("CD")
+BD = TypeVar("BD")
+
+_logger = logging.getLogger(__name__)
+
+
+class KVPersistence(BasePersistence[UD, CD, BD]):
+    """Keeps a bot's data in a crash-safe store that other bots and scripts may share.
+
+    A drop-in replacement for :class:`telegram.ext.PicklePersistence`: the arguments up to ``context_types`` are the same
+    and mean the same.
+
+    Args:
+        filepath: Path of an SQLite file, or a URL (``sqlite:///bot.db``, ``memory:``). The file is made when needed.
+        store_data: Which sections are saved; all by default.
+        single_file: No effect; here for PicklePersistence's sake.
+        on_flush: Save only when :meth:`flush` is called.
+        update_interval: Seconds between two updates by PTB.
+        context_types: The types of the context, where they are not the default ones.
+        store: A store to use instead of ``filepath``; it may serve several Applications and is never closed here.
+        bot: Name of the bot's own namespace in the store; by default the numeric id in its token.
+        share: Which of "user_data", "chat_data", "bot_data" are common to all bots on the store.
+        merge: What happens where memory and store changed the same place: "ours" (the last writer) or "theirs", or
+            a mapping of paths to policies, such as ``{"user_data.*.visits": "sum"}``.
+        max_staleness: Seconds for which one look at the store may be trusted.
+        types: Classes of which instances may be stored, besides those that the codec knows.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or both or neither of ``filepath`` and ``store`` are given.
+
+    Attributes:
+        filepath: As given; None with ``store``.
+        single_file: As given.
+        on_flush: As given.
+        context_types: As given, or the default ones.
+
+    Source: PTB's PicklePersistence and BasePersistence.
+    """
+
+    @overload
+    def __init__(
+        self: KVPersistence[Data, Data, Data],
+        filepath: str | os.PathLike[str] | None = None,
+        store_data: PersistenceInput | None = None,
+        single_file: bool = True,
+        on_flush: bool = False,
+        update_interval: float = 60,
+        context_types: None = None,
+        *,
+        store: AsyncStore | None = None,
+        bot: str | int | None = None,
+        share: Collection[str] = (),
+        merge: Side | Mapping[str, Policy] = "ours",
+        max_staleness: float = 0.01,
+        types: Iterable[type] = (),
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: KVPersistence[UD, CD, BD],
+        filepath: str | os.PathLike[str] | None = None,
+        store_data: PersistenceInput | None = None,
+        single_file: bool = True,
+        on_flush: bool = False,
+        update_interval: float = 60,
+        context_types: ContextTypes[Any, UD, CD, BD] | None = None,
+        *,
+        store: AsyncStore | None = None,
+        bot: str | int | None = None,
+        share: Collection[str] = (),
+        merge: Side | Mapping[str, Policy] = "ours",
+        max_staleness: float = 0.01,
+        types: Iterable[type] = (),
+    ) -> None: ...
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str] | None = None,
+        store_data: PersistenceInput | None = None,
+        single_file: bool = True,
+        on_flush: bool = False,
+        update_interval: float = 60,
+        context_types: ContextTypes[Any, Any, Any, Any] | None = None,
+        *,
+        store: AsyncStore | None = None,
+        bot: str | int | None = None,
+        share: Collection[str] = (),
+        merge: Side | Mapping[str, Policy] = "ours",
+        max_staleness: float = 0.01,
+        types: Iterable[type] = (),
+    ) -> None:
+        super().__init__(store_data=store_data, update_interval=update_interval)
+        if (filepath is None) == (store is None):
+            message = "give either filepath (a path or URL) or store, not both and not neither"
+            raise ConfigurationError(message)
+        self.filepath = _as_path(filepath)
+        self.single_file = single_file
+        self.on_flush = on_flush
+        self.context_types: ContextTypes[Any, UD, CD, BD] = context_types or cast("Any", ContextTypes())
+        self._bot_name = None if bot is None else check_bot_name(bot)
+        self._ledger = CallbackLedger()
+        codec = self._make_codec(types)
+        self._keeper = Keeper(
+            make_async_store(filepath, DEFAULT_STORE, codec) if store is None else _check_store(store),
+            codec,
+            Policies(merge, sections=SHAREABLE),
+            owns_store=store is None,
+            share=_check_share(share),
+            max_staleness=_check_seconds(max_staleness, "max_staleness"),
+            update_interval=_check_seconds(update_interval, "update_interval"),
+            on_flush=on_flush,
+        )
+        self._keeper.bot_name = self._find_bot_name
+        self._keeper.collect = self._collect
+        self._keeper.default = self._default_text
+
+    def _make_codec(self, types: Iterable[type]) -> Codec:
+        custom = [
+            kind
+            for kind in (self.context_types.user_data, self.context_types.chat_data, self.context_types.bot_data)
+            if kind.__module__ != "builtins"
+        ]
+        return persistence_codec([*custom, *_check_types(types)], lambda: self.bot)
+
+    # --- health, and what is in memory ---
+
+    @property
+    def store(self) -> AsyncStore:
+        """The store, for handlers: their own keys, in the root or in domains of their own."""
+        return self._keeper.store
+
+    @property
+    def pending(self) -> int:
+        """How many entities are not saved yet."""
+        return len(self._keeper.replica.dirty)
+
+    @property
+    def last_saved_at(self) -> datetime | None:
+        """When all that PTB had handed over was last in the store (UTC); None before the first time."""
+        return self._keeper.last_saved_at
+
+    @property
+    def user_data(self) -> dict[int, UD] | None:
+        """A copy of the user_data that was loaded or handed over; None before that."""
+        return cast("dict[int, UD] | None", self._copy_section("user_data"))
+
+    @property
+    def chat_data(self) -> dict[int, CD] | None:
+        """A copy of the chat_data that was loaded or handed over; None before that."""
+        return cast("dict[int, CD] | None", self._copy_section("chat_data"))
+
+    @property
+    def bot_data(self) -> BD | None:
+        """A copy of the bot_data that was loaded or handed over; None before that."""
+        return cast("BD | None", (self._copy_section("bot_data") or {}).get(None))
+
+    @property
+    def callback_data(self) -> CallbackData | None:
+        """A copy of the callback data that was loaded or handed over; None before that."""
+        return CallbackLedger().join((self._copy_section("callback_data") or {}).items())
+
+    @property
+    def conversations(self) -> dict[str, dict[Key, object]] | None:
+        """A copy of the conversations that were loaded or handed over, by handler name; None before that."""
+        states = self._copy_section("conversations")
+        return None if states is None else _by_name(states)
+
+    def _copy_section(self, section: Section) -> dict[Any, Any] | None:
+        replica = self._keeper.replica
+        if not replica.is_attached and not replica.states[section]:
+            return None
+        found = {}
+        for id_, state in list(replica.states[section].items()):
+            text = state.known if isinstance(state.captured, Nothing) else state.captured
+            if text is not None and not state.is_quarantined:
+                found[id_] = self._keeper.codec.decode(text, EntityId(section, id_).place)
+        return found
+
+    # --- the bot ---
+
+    def set_bot(self, bot: Bot) -> None:
+        """Take the bot that PTB hands over.
+
+        Raises:
+            TypeError: callback_data is to be stored and the bot is no ExtBot.
+            ConfigurationError: This persistence serves another bot already.
+        """
+        known = cast("Bot | None", self.bot)
+        if known is not None and known is not bot and _numeric_id(known) != _numeric_id(bot):
+            message = (
+                "this KVPersistence serves another bot already; make one per Application, "
+                "with store=... for bots that share a store"
+            )
+            raise ConfigurationError(message)
+        super().set_bot(bot)
+
+    def _find_bot_name(self) -> str | None:
+        if self._bot_name is not None:
+            return self._bot_name
+        bot = cast("Bot | None", self.bot)
+        return None if bot is None else _numeric_id(bot)
+
+    # --- loading ---
+
+    async def get_user_data(self) -> dict[int, UD]:
+        """Load the user_data.
+
+        Returns:
+            New objects by user id; entries that cannot be read are left out.
+
+        Raises:
+            KVPersistenceError: The store cannot be read.
+        """
+        return cast("dict[int, UD]", await self._load("user_data"))
+
+    async def get_chat_data(self) -> dict[int, CD]:
+        """Load the chat_data.
+
+        Returns:
+            New objects by chat id; entries that cannot be read are left out.
+
+        Raises:
+            KVPersistenceError: The store cannot be read.
+        """
+        return cast("dict[int, CD]", await self._load("chat_data"))
+
+    async def get_bot_data(self) -> BD:
+        """Load the bot_data.
+
+        Returns:
+            A new object; an empty one of the context's type if there is none.
+
+        Raises:
+            KVPersistenceError: The store cannot be read.
+        """
+        loaded = await self._load("bot_data")
+        return cast("BD", loaded[None] if None in loaded else self.context_types.bot_data())
+
+    async def get_callback_data(self) -> CallbackData | None:
+        """Load the callback data.
+
+        Returns:
+            ``(keyboards, callback queries)``, in the order of PTB's cache; None if there are none.
+
+        Raises:
+            KVPersistenceError: The store cannot be read.
+        """
+        return self._ledger.join((await self._load("callback_data")).items())
+
+    async def get_conversations(self, name: str) -> dict[Key, object]:
+        """Load the conversations of one handler.
+
+        Args:
+            name: The handler's name.
+
+        Returns:
+            The states by conversation key.
+
+        Raises:
+            KVPersistenceError: The store cannot be read.
+        """
+        check_conversation(name, ())
+        return _by_name(await self._load("conversations")).get(name, {})
+
+    async def _load(self, section: Section) -> dict[Any, object]:
+        # The collector would look at each new object again and again: half of the time of a bulk load.
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return await self._keeper.load(section)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    # --- write-behind ---
+
+    def update_user_data(self, user_id: int, data: UD) -> Coroutine[Any, Any, None]:
+        """Take the data of a user, to be saved with everything of this cycle in one commit.
+
+        Args:
+            user_id: The user.
+            data: What memory holds; it is encoded at once.
+
+        Returns:
+            A coroutine that waits for the commit.
+
+        Raises:
+            EncodeError: When awaited: the data cannot be stored.
+            KVPersistenceError: When awaited: the commit failed; everything stays pending and is tried again.
+        """
+        return self._update(EntityId("user_data", check_id("user_data", user_id)), data)
+
+    def update_chat_data(self, chat_id: int, data: CD) -> Coroutine[Any, Any, None]:
+        """Take the data of a chat; see :meth:`update_user_data`."""
+        return self._update(EntityId("chat_data", check_id("chat_data", chat_id)), data)
+
+    def update_bot_data(self, data: BD) -> Coroutine[Any, Any, None]:
+        """Take the bot_data; see :meth:`update_user_data`."""
+        return self._update(BOT_DATA, data)
+
+    def update_conversation(
+        self, name: str, key: tuple[int | str, ...], new_state: object | None
+    ) -> Coroutine[Any, Any, None]:
+        """Take a conversation's new state, None when it has ended; see :meth:`update_user_data`."""
+        entity = check_conversation(name, key)
+        return self._drop(entity) if new_state is None else self._update(entity, new_state)
+
+    def update_callback_data(self, data: CallbackData) -> Coroutine[Any, Any, None]:
+        """Take the callback data, of which only the difference is written; see :meth:`update_user_data`."""
+        error = self._capture_callback_data(data)
+        return self._ticket(self._keeper.cycle(), error)
+
+    def drop_user_data(self, user_id: int) -> Coroutine[Any, Any, None]:
+        """Delete the data of a user; see :meth:`update_user_data`."""
+        return self._drop(EntityId("user_data", check_id("user_data", user_id)))
+
+    def drop_chat_data(self, chat_id: int) -> Coroutine[Any, Any, None]:
+        """Delete the data of a chat; see :meth:`update_user_data`."""
+        return self._drop(EntityId("chat_data", check_id("chat_data", chat_id)))
+
+    def _update(self, entity: EntityId, data: object) -> Coroutine[Any, Any, None]:
+        error = self._capture(entity, data)
+        return self._ticket(self._keeper.cycle(), error)
+
+    def _drop(self, entity: EntityId) -> Coroutine[Any, Any, None]:
+        keeper = self._keeper
+        state = keeper.replica.state(entity)
+        if state.is_replaced:
+            # PTB reports only the drop, but there is a new object already.
+            return self._update(entity, state.live)
+        keeper.capture(entity, None)
+        keeper.forget_live(entity)
+        return self._ticket(keeper.cycle(), None)
+
+    def _capture(self, entity: EntityId, data: object) -> EncodeError | None:
+        try:
+            text = self._keeper.replica.encode(entity, data)
+        except EncodeError as error:
+            self._keeper.report_unencodable(entity, error)
+            return error
+        self._keeper.capture(entity, text)
+        return None
+
+    def _capture_callback_data(self, data: CallbackData) -> EncodeError | None:
+        keeper = self._keeper
+        entries = self._ledger.split(data)
+        current = {entity.id for entity, _ in entries}
+        errors = [error for entity, value in entries if (error := self._capture(entity, value)) is not None]
+        for key, state in list(keeper.replica.states["callback_data"].items()):
+            if key not in current and not (state.known is None and state.captured in (NOTHING, None)):
+                keeper.capture(EntityId("callback_data", key), None)
+        return errors[0] if errors else None
+
+    def _ticket(self, cycle: Cycle, error: EncodeError | None) -> Coroutine[Any, Any, None]:
+        async def wait() -> None:
+            await self._keeper.deliver(cycle)
+            if error is not None:
+                raise error
+
+        return Ticket(wait)
+
+    async def flush(self) -> None:
+        """Save everything, and let go of the file. The next call opens it again.
+
+        Raises:
+            KVPersistenceError: It could not be saved; it stays pending, and goes to a rescue file at the latest
+                when the process ends.
+        """
+        await self._keeper.flush()
+
+    # --- refresh ---
+
+    async def refresh_user_data(self, user_id: int, user_data: UD) -> None:
+        """Bring a user's data up to what the store holds now, in place; what is unsaved stays.
+
+        Never raises for what the store does. Cost: some microseconds when nothing changed.
+        """
+        await self._keeper.refresh(EntityId("user_data", user_id), user_data)
+
+    async def refresh_chat_data(self, chat_id: int, chat_data: CD) -> None:
+        """Bring a chat's data up to what the store holds now; see :meth:`refresh_user_data`."""
+        await self._keeper.refresh(EntityId("chat_data", chat_id), chat_data)
+
+    async def refresh_bot_data(self, bot_data: BD) -> None:
+        """Bring the bot_data up to what the store holds now; see :meth:`refresh_user_data`."""
+        await self._keeper.refresh(BOT_DATA, bot_data)
+
+    def _default_text(self, section: str) -> bytes:
+        kind = getattr(self.context_types, section)
+        return EMPTY if kind is dict else self._keeper.codec.encode(kind(), section)
+
+    # --- the emergency: PTB no longer calls ---
+
+    def _collect(self) -> None:
+        """Capture what PTB holds beyond the data it showed us: conversations and callback data."""
+        keeper = self._keeper
+        application = ptb.find_application(self)
+        if application is None or not keeper.replica.is_attached:
+            return
+        cache = self.bot.callback_data_cache if isinstance(self.bot, ExtBot) else None
+        if self.store_data.callback_data and cache is not None:
+            self._capture_callback_data(cache.persistence_data)
+        running: set[Any] = set()
+        for name, key, conversation_state in ptb.conversation_states(application):
+            running.add((name, key))
+            self._capture(check_conversation(name, key), conversation_state)
+        names = ptb.conversation_names(application)
+        for name, key in list(keeper.replica.states["conversations"]):
+            if name in names and (name, key) not in running:
+                keeper.capture(EntityId("conversations", (name, key)), None)
+
+
+def _by_name(states: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
+    found: dict[str, dict[Any, Any]] = {}
+    for (name, key), state in states.items():
+        found.setdefault(name, {})[key] = state
+    return found
+
+
+def _numeric_id(bot: Bot) -> str:
+    # bot.id raises before the bot is initialised; the token begins with the same number.
+    return str(bot.token).partition(":")[0]
+
+
+def _as_path(filepath: object) -> Path | None:
+    if filepath is None:
+        return None
+    target = parse(filepath)
+    return Path(target.path) if target.kind == "sqlite" and ":" not in str(filepath) else Path(str(filepath))
+
+
+def _check_store(store: object) -> AsyncStore:
+    if not isinstance(store, AsyncStore):
+        message = f"store takes an AsyncStore, not {type(store).__name__}; make one with connect_async(...)"
+        raise ConfigurationError(message)
+    return store
+
+
+def _check_share(share: object) -> frozenset[str]:
+    if isinstance(share, str) or not isinstance(share, Collection) or not set(share) <= set(SHAREABLE):
+        message = f"share takes a collection of names out of {', '.join(SHAREABLE)}"
+        raise ConfigurationError(message)
+    return frozenset(share)
+
+
+def _check_seconds(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        message = f"{name} takes a number of seconds, 0 or more"
+        raise ConfigurationError(message)
+    return float(value)
+
+
+def _check_types(types: object) -> list[type]:
+    if isinstance(types, type) or not isinstance(types, Iterable):
+        message = "types takes a collection of classes"
+        raise ConfigurationError(message)
+    found = list(types)
+    if not all(isinstance(kind, type) for kind in found):
+        message = "types takes classes only"
+        raise ConfigurationError(message)
+    return found
+
