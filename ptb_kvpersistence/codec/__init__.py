@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ptb_kvpersistence.codec.core import Extension
+from ptb_kvpersistence.codec.core import Codec
+from ptb_kvpersistence.codec.extension import Extension
 from ptb_kvpersistence.codec.text import dumps, loads
 
-__all__ = ["Extension", "dumps", "loads"]
+__all__ = ["Codec", "Extension", "dumps", "loads"]

@@ -1,8 +1,8 @@
 """What a class looks like from outside: where its instances keep their state, read and set without running its code.
 
 Attributes are read from the instance's ``__dict__`` and its slots and set there; no property, ``__getattr__``,
-``__setattr__``, ``__init__``, ``__new__`` or ``__setstate__`` of the class is called. Which classes may be stored, and how
-they are found again by name, is decided in :mod:`ptb_kvpersistence.codec.registry`.
+``__setattr__``, ``__init__``, ``__new__`` or ``__setstate__`` of the class is called. Which classes may be stored,
+and how they are found again by name, is decided in :mod:`ptb_kvpersistence.codec.registry`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MISSING: Final = object()
 mro_of: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
 namespace_of: Final[Callable[[type], Any]] = type.__dict__["__dict__"].__get__
 _basicsize_of: Final[Callable[[type], int]] = type.__dict__["__basicsize__"].__get__
-_module_namespace: Final[Callable[[ModuleType], dict[str, Any]]] = ModuleType.__dict__["__dict__"].__get__
+_module_namespace: Final[Callable[[Any], dict[str, Any]]] = vars(ModuleType)["__dict__"].__get__
 
 
 class Shape(NamedTuple):
@@ -67,7 +67,7 @@ def class_attribute(cls: type, name: str, default: Any = None) -> Any:
 def loaded(module: str, name: str) -> Any:
     """A global of a module that is imported already, else ``None``; nothing is imported."""
     found = sys.modules.get(module)
-    return _module_namespace(found).get(name) if issubclass(type(found), ModuleType) else None  # type: ignore[arg-type]
+    return _module_namespace(found).get(name) if issubclass(type(found), ModuleType) else None
 
 
 def is_enum(cls: type) -> bool:
@@ -80,7 +80,8 @@ def is_named_tuple(cls: type) -> bool:
     if tuple not in mro_of(cls):
         return False
     fields = class_attribute(cls, "_fields")
-    return type(fields) is tuple and all(type(name) is str for name in fields) and class_attribute(cls, "_make") is not None
+    is_named = type(fields) is tuple and all(type(name) is str for name in fields)
+    return is_named and class_attribute(cls, "_make") is not None
 
 
 @lru_cache(maxsize=2048)
@@ -141,7 +142,7 @@ def _trouble_with(cls: type, kind: Kind, root: type, slots: dict[str, Any]) -> s
     if kind == "msgspec":
         own_code = [name for name in _STRUCT_HOOKS if type(class_attribute(cls, name)) is FunctionType]
         if own_code or type(cls) is not type(loaded("msgspec", "Struct")):
-            return "a msgspec class with __post_init__, or a metaclass of its own, cannot be rebuilt without running that"
+            return "a msgspec class with __post_init__ or a metaclass cannot be rebuilt without running that"
         return ""
     if _basicsize_of(cls) > _basicsize_of(root) + _POINTER * (len(slots) + 2):  # 2: __dict__ and __weakref__
         return "it keeps state in C that cannot be reached"
@@ -206,9 +207,9 @@ def get_fields(value: object) -> dict[str, object]:
         value: An instance of a dataclass, an attrs, pydantic or msgspec class, or a plain class.
 
     Returns:
-        Attribute name to live value, slots first, unset ones left out. An object that derives from a container or a scalar
-        has that content under :data:`CONTENT` (``""``), as a new object of the built-in base. For pydantic the names
-        ``__pydantic_fields_set__``, ``__pydantic_extra__`` and ``__pydantic_private__`` are among them (the latter two unless None).
+        Attribute name to live value, slots first, unset ones left out. An object that derives from a container or a
+        scalar has that content under :data:`CONTENT` (``""``), as a new object of the built-in base. Among those of
+        pydantic is ``__pydantic_fields_set__``, and ``__pydantic_extra__`` and ``__pydantic_private__`` unless None.
 
     Raises:
         TypeError: Objects of the class cannot be stored.
@@ -276,7 +277,7 @@ def create(shape: Shape, cls: type, fields: dict[str, Any]) -> Any:
     elif CONTENT in fields:
         raise TypeError("the content does not fit the class")
     else:
-        root = next(base for base in mro_of(cls) if base in ROOTS)
+        root: Any = next(base for base in mro_of(cls) if base in ROOTS)
         value = root.__new__(cls)
     write_attributes(shape, value, {name: item for name, item in fields.items() if name != CONTENT})
     return value

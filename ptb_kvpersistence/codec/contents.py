@@ -1,7 +1,7 @@
-"""The built-in content of objects whose class derives from a container or a scalar, read and set without the class's code.
+"""The built-in content of objects whose class derives from a container or a scalar, reached without the class's code.
 
-``class Cart(dict)`` has attributes (see :mod:`ptb_kvpersistence.codec.classes`) and a content, the dict itself. Every
-function here is a method of the built-in base, called unbound, so that overrides in the class never run.
+``class Cart(dict)`` has attributes (see :mod:`ptb_kvpersistence.codec.classes`) and a content, the dict itself. It is
+read and set with the built-in base's own methods, called unbound, so that overrides in the class never run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 _FACTORY: Final = defaultdict.__dict__["default_factory"]
-_MAXLEN: Final = deque.__dict__["maxlen"]
+
+default_factory_of: Final[Callable[[defaultdict[Any, Any]], Any]] = _FACTORY.__get__
+maxlen_of: Final[Callable[[deque[Any]], int | None]] = deque.__dict__["maxlen"].__get__
 
 
 class Content(NamedTuple):
@@ -55,7 +57,7 @@ def _create_ordered(cls: type[OrderedDict[Any, Any]], content: OrderedDict[Any, 
 
 
 def _read_default(value: defaultdict[Any, Any]) -> defaultdict[Any, Any]:
-    return defaultdict(_FACTORY.__get__(value), dict.copy(value))
+    return defaultdict(default_factory_of(value), dict.copy(value))
 
 
 def _replace_default(value: defaultdict[Any, Any], content: defaultdict[Any, Any]) -> None:
@@ -91,7 +93,7 @@ def _create_set(cls: type[set[Any]], content: set[Any]) -> set[Any]:
 
 
 def _replace_deque(value: deque[Any], content: deque[Any]) -> None:
-    if _MAXLEN.__get__(value) != content.maxlen:
+    if maxlen_of(value) != content.maxlen:
         raise TypeError("the maxlen of a deque cannot be changed")
     deque.clear(value)
     deque.extend(value, content)
@@ -127,7 +129,7 @@ CONTENTS: Final[dict[type, Content]] = {
         Content(set, lambda value: set().union(value), _create_set, _replace_set),
         Content(
             deque,
-            lambda value: deque(deque.__iter__(value), _MAXLEN.__get__(value)),
+            lambda value: deque(deque.__iter__(value), maxlen_of(value)),
             _create_deque,
             _replace_deque,
         ),

@@ -1,48 +1,174 @@
-"""The codec's public face: :class:`Codec` and the protocol of its extensions.
+"""The codec itself: the fast path, else the long one, and the errors that a user sees.
 
-The stored format is described in :mod:`ptb_kvpersistence.codec.tags`; text and trees in
-:mod:`ptb_kvpersistence.codec.text`.
+The stored format is described in :mod:`ptb_kvpersistence.codec.tags`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
-from ptb_kvpersistence.codec.place import Step
-from ptb_kvpersistence.codec.text import Tree
+import orjson
+
+from ptb_kvpersistence.codec.decode import TAGS, Decoding
+from ptb_kvpersistence.codec.encode import Encoding, Handler
+from ptb_kvpersistence.codec.extension import Extension
+from ptb_kvpersistence.codec.place import Fault
+from ptb_kvpersistence.codec.plain import is_plain
+from ptb_kvpersistence.codec.registry import Registry
+from ptb_kvpersistence.codec.text import Tree, dumps, loads
+from ptb_kvpersistence.errors import ConfigurationError, DecodeError, EncodeError
+
+_ATTEMPTS: Final = 5
 
 
-class Extension(Protocol):
-    """Stores the classes of a library under a tag of their own.
+class Codec:
+    """Turns Python values into JSON text and back.
 
-    Attributes:
-        tag: For example ``$telegram``; no other tag of the codec.
+    JSON's own types are stored as plain JSON, everything else under tags. What is encoded comes back equal, of the
+    same types and in the same order; whatever would not is refused. Decoding imports nothing and runs no class's code.
+
+    Args:
+        types: Classes whose instances may be stored. Enum, NamedTuple, dataclass and attrs classes need not be among
+            them, unless they have ``__del__`` or cannot be found by their name.
+        extensions: Store the classes of a library under tags of their own.
+
+    Raises:
+        ConfigurationError: Something in ``types`` is no class, or a tag is taken.
     """
 
-    tag: str
+    def __init__(self, types: Iterable[type] = (), extensions: Sequence[Extension] = ()) -> None:
+        self._registry = Registry(types)
+        self._extensions = tuple(extensions)
+        by_tag = {extension.tag: extension for extension in self._extensions}
+        taken = [tag for tag in by_tag if tag in TAGS or tag[:1] != "$"]
+        if taken or len(by_tag) < len(self._extensions):
+            raise ConfigurationError(f"an extension's tag begins with $ and is its own, not {taken or list(by_tag)}")
+        self._handlers: dict[type, Handler] = {}
+        self._decoding = Decoding(self._registry, by_tag)
 
-    def claims(self, cls: type) -> bool:
-        """Whether instances of exactly this class are the extension's; asked once per class."""
-
-    def encode(self, value: object, encode: Callable[[object, Step], Tree]) -> Tree:
-        """Give the payload for a value.
-
-        Args:
-            value: An instance of a claimed class.
-            encode: Encodes a child; the step is the text that its place gets, such as ``.text`` or ``['cart']``.
-
-        Returns:
-            Any tree; what ``encode`` returned may be part of it.
-        """
-
-    def decode(self, payload: Tree, decode: Callable[[Tree], object]) -> object:
-        """Rebuild a value.
+    def register(self, cls: type) -> None:
+        """Allow the instances of a class.
 
         Args:
-            payload: A new tree, which may be kept or changed; not to be trusted.
-            decode: Decodes a child.
+            cls: The class; subclasses have to be registered themselves. It is stored by module and qualified name.
+
+        Raises:
+            ConfigurationError: It is no class.
+        """
+        self._registry.register(cls)
+        self._handlers.clear()
+
+    def encode(self, value: object, place: str = "value") -> bytes:
+        """Write a value as JSON text.
+
+        Args:
+            value: The value; it is not changed. Two places that hold the same object get a copy each.
+            place: What to call the value in an error, for example ``user_data[42]``.
 
         Returns:
-            The value.
+            UTF-8 bytes, the same for the same value.
+
+        Raises:
+            EncodeError: Something in it cannot be stored, is circular, or nested too deeply; ``place`` says where.
         """
+        try:
+            if is_plain(value):
+                return orjson.dumps(value)
+        except (TypeError, RuntimeError):
+            pass  # for the long way to tell what it is
+        return self._encode_slowly(value, place)
+
+    def decode(self, text: bytes | str, place: str = "value") -> Any:
+        """Read what :meth:`encode` or any other JSON writer wrote.
+
+        Args:
+            text: JSON text; it may come from an untrusted place.
+            place: What to call the value in an error.
+
+        Returns:
+            The value, made of new objects.
+
+        Raises:
+            DecodeError: It is no valid JSON, has unknown tags or classes, or payloads that do not fit.
+        """
+        tree = loads(text, place)
+        # Every tag has a "$", or a backslash where another writer escaped it; one character is found quickest.
+        if isinstance(text, str):
+            may_have_tags = ("$" in text and '"$' in text) or ("\\" in text and '"\\u0024' in text)
+        else:
+            may_have_tags = (b"$" in text and b'"$' in text) or (b"\\" in text and b'"\\u0024' in text)
+        return self._decode_tree(tree, place) if may_have_tags else tree
+
+    def to_tree(self, value: object, place: str = "value") -> Tree:
+        """Encode a value without writing it.
+
+        Args:
+            value: The value.
+            place: What to call the value in an error.
+
+        Returns:
+            The tree, which shares nothing with the value.
+
+        Raises:
+            EncodeError: As :meth:`encode`.
+        """
+        return orjson.loads(self.encode(value, place))
+
+    def from_tree(self, tree: Tree, place: str = "value") -> Any:
+        """Decode a tree.
+
+        Args:
+            tree: The tree, not changed.
+            place: What to call the value in an error.
+
+        Returns:
+            The value, which shares nothing with the tree.
+
+        Raises:
+            DecodeError: As :meth:`decode`.
+        """
+        try:
+            text = dumps(tree)
+        except EncodeError as error:
+            raise DecodeError(place=place, reason=error.reason) from None
+        return self.decode(text, place)
+
+    def class_of(self, tree: Tree) -> type | None:
+        """The class of whose instance a tree tells, without decoding it; ``None`` if it tells of none that is known."""
+        if type(tree) is not dict or len(tree) != 1:
+            return None
+        (payload,) = tree.values()
+        if next(iter(tree)) not in TAGS or type(payload) is not list or not payload:
+            return None
+        try:
+            return self._registry.find(payload[0])
+        except Fault:
+            return None
+
+    def _encode_slowly(self, value: object, place: str) -> bytes:
+        for _ in range(_ATTEMPTS):
+            try:
+                tree = Encoding(self._registry, self._extensions, self._handlers).node(value)
+                return dumps(tree)
+            except Fault as fault:
+                raise fault.as_encode_error(place) from fault.cause
+            except EncodeError as error:
+                raise EncodeError(place=place, reason=error.reason) from None
+            except (RecursionError, MemoryError):
+                raise EncodeError(place=place, reason="nested too deeply; about 250 levels can be stored") from None
+            except RuntimeError:
+                continue  # a container changed its size: another thread is at it
+            except Exception as error:
+                raise EncodeError(place=place, reason=f"cannot be stored: {type(error).__name__}") from error
+        raise EncodeError(place=place, reason="another thread keeps changing it; store a copy, or guard it with a lock")
+
+    def _decode_tree(self, tree: Tree, place: str) -> Any:
+        try:
+            return self._decoding.node(tree)
+        except Fault as fault:
+            raise fault.as_decode_error(place) from fault.cause
+        except RecursionError:
+            raise DecodeError(place=place, reason="nested too deeply") from None
+        except Exception as error:
+            raise DecodeError(place=place, reason=f"cannot be read: {type(error).__name__}") from error

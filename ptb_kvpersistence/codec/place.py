@@ -17,7 +17,7 @@ _MAX_TEXT: Final = 60
 _SHOWN_KEYS: Final = frozenset((str, int, float, bool, type(None), bytes))
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 - a fault becomes an error only at the surface
     """A value cannot be encoded or decoded; becomes an EncodeError or DecodeError at the surface.
 
     Attributes:
@@ -70,8 +70,10 @@ def item_step(key: object) -> Step:
     return f"[<{type_name(type(key))}>]"
 
 
-def attribute_step(name: str) -> Step:
+def attribute_step(name: object) -> Step:
     """The step to the attribute ``name``."""
+    if type(name) is not str:
+        return f".<attribute <{type_name(type(name))}>>"
     return f".{_shortened(name)}" if name.isidentifier() else f".<attribute {_shortened(repr(name))}>"
 
 

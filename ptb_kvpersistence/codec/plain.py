@@ -1,6 +1,7 @@
 """The fast path: is a value plain JSON as it stands, so that nothing needs a tag?
 
-Strings (lone surrogates), integers (64 bits) and dict keys (str) are left to orjson, which refuses what it cannot write.
+Strings (lone surrogates), integers (64 bits) and dict keys (str) are left to orjson, which refuses what it cannot
+write.
 """
 
 from __future__ import annotations
