@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 SECTION_NAMES: Final = ("user_data", "chat_data", "bot_data", "conversations", "callback_data")
@@ -17,6 +18,16 @@ CallbackData = tuple[list[tuple[str, float, dict[str, Any]]], dict[str, str]]
 
 ConversationStates = dict[tuple[Hashable, ...], Any]
 """The states of one conversation handler by conversation key."""
+
+
+class KnownBot(Enum):
+    """The type of :data:`KNOWN_BOT`."""
+
+    KNOWN_BOT = "bot"
+
+
+KNOWN_BOT: Final = KnownBot.KNOWN_BOT
+"""Stands for the bot of the persistence where there is none at hand; it is stored as the live bot's placeholder is."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ async def held_by(persistence: DictPersistence, names: tuple[str, ...] = ("order
         user_data=await persistence.get_user_data(),
         chat_data=await persistence.get_chat_data(),
         bot_data=await persistence.get_bot_data(),
-        conversations={name: await persistence.get_conversations(name) for name in names},
+        conversations={name: await persistence.get_conversations(name) for name in names},  # type: ignore[misc]
         callback_data=await persistence.get_callback_data(),
     )
 
