@@ -285,8 +285,10 @@ class Keeper:
         self._check_process()
         self.capture_touched()
         self._cycle = None
+        commit = asyncio.ensure_future(self._commit(None))
+        commit.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            await asyncio.shield(asyncio.ensure_future(self._commit(None)))
+            await asyncio.shield(commit)
         except Exception:
             self._watch_the_end()
             raise

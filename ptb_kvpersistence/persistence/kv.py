@@ -16,6 +16,7 @@ from ptb_kvpersistence.errors import ConfigurationError, EncodeError
 from ptb_kvpersistence.persistence import ptb
 from ptb_kvpersistence.persistence.callbacks import CallbackLedger
 from ptb_kvpersistence.persistence.cycle import Ticket
+from ptb_kvpersistence.persistence.dict_json import DictJSON, format_dict_json, parse_dict_json
 from ptb_kvpersistence.persistence.keeper import Keeper
 from ptb_kvpersistence.persistence.layout import (
     BOT_DATA,
@@ -27,6 +28,7 @@ from ptb_kvpersistence.persistence.layout import (
 )
 from ptb_kvpersistence.persistence.namespaces import check_bot_name
 from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Nothing
+from ptb_kvpersistence.persistence.sections import Sections
 from ptb_kvpersistence.persistence.sections_io import persistence_codec
 from ptb_kvpersistence.policies import Policies, Policy, Side
 from ptb_kvpersistence.store.aio import AsyncStore
@@ -413,6 +415,69 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
                 when the process ends.
         """
         await self._keeper.flush()
+
+    # --- DictPersistence's format ---
+
+    async def load_json(
+        self,
+        user_data_json: str = "",
+        chat_data_json: str = "",
+        bot_data_json: str = "",
+        conversations_json: str = "",
+        callback_data_json: str = "",
+    ) -> None:
+        """Take in the JSON strings of a :class:`telegram.ext.DictPersistence`, in one commit, and wait for it.
+
+        Entities that are in the strings are replaced, others stay. Meant for a script or a bot that does not run yet.
+
+        Args:
+            user_data_json: As DictPersistence takes it; ``""`` leaves the section alone.
+            chat_data_json: The same.
+            bot_data_json: The same.
+            conversations_json: The same.
+            callback_data_json: The same.
+
+        Raises:
+            ConfigurationError: A string has not that form; nothing was taken in.
+            KVPersistenceError: It could not be saved; it stays pending.
+        """
+        sections = parse_dict_json(
+            user_data_json, chat_data_json, bot_data_json, conversations_json, callback_data_json
+        )
+        await self._keeper.open()
+        for user_id, data in (sections.user_data or {}).items():
+            self._capture(EntityId("user_data", check_id("user_data", user_id)), data)
+        for chat_id, data in (sections.chat_data or {}).items():
+            self._capture(EntityId("chat_data", check_id("chat_data", chat_id)), data)
+        if sections.bot_data is not None:
+            self._capture(BOT_DATA, sections.bot_data)
+        for name, states in (sections.conversations or {}).items():
+            for key, state in states.items():
+                self._capture(check_conversation(name, cast("Key", key)), state)
+        if sections.callback_data is not None:
+            self._capture_callback_data(sections.callback_data)
+        await self._keeper.deliver(self._keeper.cycle())
+
+    async def dump_json(self) -> DictJSON:
+        """Give everything stored as the JSON strings that :class:`telegram.ext.DictPersistence` takes.
+
+        Returns:
+            The five arguments by name; ``""`` for a section without data.
+
+        Raises:
+            EncodeError: A value does not fit plain JSON; the place is named.
+            KVPersistenceError: The store cannot be read.
+        """
+        await self._keeper.open()
+        await self._keeper.look()
+        sections = Sections(
+            user_data=self.user_data or None,
+            chat_data=self.chat_data or None,
+            bot_data=self.bot_data,
+            conversations=cast("Any", self.conversations or None),
+            callback_data=self.callback_data,
+        )
+        return format_dict_json(sections)
 
     # --- refresh ---
 

@@ -261,9 +261,21 @@ class Replica:
         conflicts: list[Conflict] = []
         if state.ours is state.theirs and theirs is state.theirs:
             result = captured
+        elif theirs is not state.theirs and not self._is_readable(entity, state, theirs):
+            captured, result = state.ours, theirs
         else:
             result, conflicts = self._merge(entity, state.ours, captured, state.theirs, theirs)
         return _Planned(entity, state, captured, theirs, version, result, conflicts)
+
+    def _is_readable(self, entity: EntityId, state: State, text: bytes | None) -> bool:
+        """Check what somebody else wrote; what cannot be read is not merged with."""
+        try:
+            if text is not None:
+                self.codec.decode(text, entity.place)
+        except DecodeError as error:
+            self._quarantine(entity, state, error)
+            return False
+        return True
 
     def _settle(self, planned: list[_Planned], versions: dict[EntityId, int]) -> None:
         self.in_flight = frozenset()
@@ -275,7 +287,7 @@ class Replica:
             state.version = version if plan.result is not None else max(version, plan.version)
             if state.newer is not None and state.newer.version <= state.version:
                 state.newer = None
-            if state.captured is plan.captured:
+            if state.captured is plan.captured or state.is_quarantined:
                 state.captured = NOTHING
                 self.dirty.pop(plan.entity, None)
             self._report(plan.entity, plan.conflicts)
@@ -285,11 +297,7 @@ class Replica:
     ) -> tuple[bytes | None, list[Conflict]]:
         if entity.section in ("conversations", "callback_data"):
             return (theirs if ours == base_ours else ours), []
-        try:
-            trees = [ABSENT if text is None else loads(text) for text in (base_ours, ours, base_theirs, theirs)]
-        except DecodeError:
-            # What the other side wrote is no JSON: it is kept, as all that cannot be read.
-            return theirs, [Conflict(entity.place, "unreadable")]
+        trees = [ABSENT if text is None else loads(text) for text in (base_ours, ours, base_theirs, theirs)]
         result, conflicts = merge(*trees, place=entity.path, policies=self.policies, values=self.codec)
         return (None if result is ABSENT else dumps(result)), conflicts
 
@@ -385,7 +393,8 @@ class Replica:
         return state.live
 
     def _quarantine(self, entity: EntityId, state: State, error: DecodeError) -> None:
-        state.is_quarantined = True
+        state.is_quarantined, state.captured = True, NOTHING
+        self.dirty.pop(entity, None)
         domain, key = self.layout.address(entity)
         _logger.error(
             "%s cannot be read and is left out; its entry (domain %r, key %r) is left as it is: %s",
@@ -410,6 +419,9 @@ class Replica:
         newer = state.newer
         if newer is None:
             return
+        if not self._is_readable(entity, state, newer.value):
+            state.newer = None
+            return
         ours = self.codec.encode(live, entity.place)
         base = state.ours
         if base is None and ours == default:
@@ -419,12 +431,6 @@ class Replica:
             ours_tree = loads(ours)
             result, conflicts = self._merge(entity, base, ours, state.theirs, newer.value)
         new = loads(default if result is None else result)
-        try:
-            self.codec.from_tree(new, entity.place)
-        except DecodeError as error:
-            state.newer = None
-            self._quarantine(entity, state, error)
-            return
         if update_in_place(self.codec, live, ours_tree, new) is not live:
             state.is_quarantined = True
             _logger.error("%s: the store holds another type than memory; both are left as they are", entity.place)
