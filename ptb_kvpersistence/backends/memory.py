@@ -186,7 +186,9 @@ class MemoryEngine:
         for data in self._stores.values():
             if data.info.name == request.name:
                 if request.mode == "create":
-                    message = f"there is a store {request.name!r} in {self._name} already; open it, or take another name"
+                    message = (
+                        f"there is a store {request.name!r} in {self._name} already; open it, or take another name"
+                    )
                     raise StoreExistsError(message)
                 return data.info
         if request.mode == "open":
@@ -255,11 +257,7 @@ class AsyncMemoryBackend:
         self._backend = MemoryBackend(name, engine)
         self.name = self._backend.name
         self.engine = self._backend.engine
-
-    @property
-    def is_open(self) -> bool:
-        """False once closed."""
-        return self._backend.is_open
+        self.is_open = True
 
     async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
         """Perform one request."""
@@ -278,4 +276,5 @@ class AsyncMemoryBackend:
 
     async def close(self) -> None:
         """Close; later requests raise StoreClosedError."""
+        self.is_open = False
         self._backend.close()

@@ -32,7 +32,7 @@ def parse(location: object) -> Target:
     if isinstance(location, os.PathLike):
         location = os.fspath(location)
     if not isinstance(location, str) or not location:
-        message = f"a database is named by a path or a URL, not by {location if location == '' else type(location).__name__!r}"
+        message = f"a database is named by a path or a URL that is not empty, this is a {type(location).__name__}"
         raise ConfigurationError(message)
     if location == ":memory:":
         return Target("memory", "")
@@ -67,10 +67,10 @@ def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backe
     """Make the backend of the sync face; nothing is opened before the first request."""
     target = parse(location)
     if target.kind == "memory":
-        from ptb_kvpersistence.backends.memory import MemoryBackend  # noqa: PLC0415 - drivers are loaded when used
+        from ptb_kvpersistence.backends.memory import MemoryBackend
 
         return MemoryBackend(target.path)
-    from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend  # noqa: PLC0415 - drivers are loaded when used
+    from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
 
     return SQLiteBackend(target.path, timeout=timeout)
 
@@ -79,9 +79,9 @@ def open_async_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) ->
     """Make the backend of the async face; nothing is opened before the first request."""
     target = parse(location)
     if target.kind == "memory":
-        from ptb_kvpersistence.backends.memory import AsyncMemoryBackend  # noqa: PLC0415 - drivers are loaded when used
+        from ptb_kvpersistence.backends.memory import AsyncMemoryBackend
 
         return AsyncMemoryBackend(target.path)
-    from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend  # noqa: PLC0415 - drivers are loaded when used
+    from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 
     return AsyncSQLiteBackend(target.path, timeout=timeout)

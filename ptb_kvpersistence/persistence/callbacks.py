@@ -58,6 +58,8 @@ class CallbackLedger:
                     keyboards.append((order, key[2:], accessed, buttons))
                 case "q:", {"order": int(order), "keyboard": str(keyboard)}:
                     queries.append((order, key[2:], keyboard))
+                case _:
+                    pass
         keyboards.sort(key=lambda row: row[:2])
         queries.sort(key=lambda row: row[:2])
         self._numbers = {KEYBOARD + row[1]: row[0] for row in keyboards}
@@ -66,4 +68,3 @@ class CallbackLedger:
         if not self._numbers:
             return None
         return [row[1:] for row in keyboards], {query: keyboard for _, query, keyboard in queries}
-

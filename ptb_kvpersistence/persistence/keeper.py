@@ -219,8 +219,7 @@ class Keeper:
         replica = self.replica
         for entity in [entity for entity in replica.dirty if entity.section == "conversations"]:
             for part in entity.id[1]:
-                for section in ("chat_data", "user_data"):
-                    other = EntityId(section, part)  # type: ignore[arg-type]
+                for other in (EntityId("chat_data", part), EntityId("user_data", part)):
                     if other in self._touched and other not in replica.dirty:
                         self._capture_live(other)
 
@@ -263,9 +262,7 @@ class Keeper:
             self._retry_pause = FIRST_RETRY
 
     def _retry_later(self, error: Exception) -> None:
-        _logger.error(
-            "saving failed, %d entities stay pending and are tried again: %s", len(self.replica.dirty), error
-        )
+        _logger.error("saving failed, %d entities stay pending and are tried again: %s", len(self.replica.dirty), error)
         if self._loop is None or self._loop.is_closed() or self._retry is not None:
             return
         self._retry = self._loop.call_later(self._retry_pause, self._try_again)

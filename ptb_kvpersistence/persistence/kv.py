@@ -55,8 +55,8 @@ _logger = logging.getLogger(__name__)
 class KVPersistence(BasePersistence[UD, CD, BD]):
     """Keeps a bot's data in a crash-safe store that other bots and scripts may share.
 
-    A drop-in replacement for :class:`telegram.ext.PicklePersistence`: the arguments up to ``context_types`` are the same
-    and mean the same.
+    A drop-in replacement for :class:`telegram.ext.PicklePersistence`: the arguments up to ``context_types`` are the
+    same and mean the same.
 
     Args:
         filepath: Path of an SQLite file, or a URL (``sqlite:///bot.db``, ``memory:``). The file is made when needed.
@@ -121,7 +121,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         types: Iterable[type] = (),
     ) -> None: ...
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the order is PicklePersistence's
         self,
         filepath: str | os.PathLike[str] | None = None,
         store_data: PersistenceInput | None = None,
@@ -570,4 +570,3 @@ def _check_types(types: object) -> list[type]:
         message = "types takes classes only"
         raise ConfigurationError(message)
     return found
-

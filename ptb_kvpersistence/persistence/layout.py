@@ -148,6 +148,7 @@ def check_conversation(name: object, key: object) -> EntityId:
         message = f"the name of the conversation handler cannot be stored ({error}); give it a plain name"
         raise ConfigurationError(message) from error
     if size > MAX_KEY_BYTES // 2:
-        message = f"name and key of a conversation take at most {MAX_KEY_BYTES // 2} bytes, these take {size}; shorten the name"
+        limit = MAX_KEY_BYTES // 2
+        message = f"name and key of a conversation take at most {limit} bytes, these take {size}; shorten the name"
         raise ConfigurationError(message)
     return entity

@@ -74,7 +74,7 @@ class State:
         self.theirs = ours
         self.version = version
         self.newer: Change | None = None
-        self.captured: bytes | None | Nothing = NOTHING
+        self.captured: bytes | Nothing | None = NOTHING
         self.live: object = NOTHING
         self.is_replaced = False
         self.is_quarantined = False
@@ -154,7 +154,8 @@ class Replica:
         state.is_replaced = False
         if state.is_quarantined:
             _logger.warning(
-                "%s is not saved: the stored entry cannot be read and is left as it is; repair or delete it", entity.place
+                "%s is not saved: the stored entry cannot be read and is left as it is; repair or delete it",
+                entity.place,
             )
             return
         if text == state.ours and entity not in self.in_flight:
@@ -293,7 +294,12 @@ class Replica:
             self._report(plan.entity, plan.conflicts)
 
     def _merge(
-        self, entity: EntityId, base_ours: bytes | None, ours: bytes | None, base_theirs: bytes | None, theirs: bytes | None
+        self,
+        entity: EntityId,
+        base_ours: bytes | None,
+        ours: bytes | None,
+        base_theirs: bytes | None,
+        theirs: bytes | None,
     ) -> tuple[bytes | None, list[Conflict]]:
         if entity.section in ("conversations", "callback_data"):
             return (theirs if ours == base_ours else ours), []
@@ -426,7 +432,8 @@ class Replica:
         base = state.ours
         if base is None and ours == default:
             # PTB made the empty object when it looked the id up: it is no edit.
-            ours_tree, result, conflicts = loads(ours), newer.value, []
+            ours_tree, result = loads(ours), newer.value
+            conflicts: list[Conflict] = []
         else:
             ours_tree = loads(ours)
             result, conflicts = self._merge(entity, base, ours, state.theirs, newer.value)

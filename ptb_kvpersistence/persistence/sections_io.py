@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
+_logger = logging.getLogger(__name__)
 PAGE: Final = 1000
 
 
 def persistence_codec(types: Iterable[type], bot: Callable[[], Bot | None] = lambda: None) -> Codec:
     """Make the codec that KVPersistence uses: Telegram objects and bots included."""
-    return Codec(types, (BotExtension(bot), TelegramExtension(bot)))
+    return Codec(types, (BotExtension(bot, _logger.warning), TelegramExtension(bot)))
 
 
 def import_sections(
@@ -142,7 +144,7 @@ def _write(
 
 
 def _old_entries(backend: Backend, store: int, layout: Layout) -> list[Delete]:
-    old = []
+    old: list[Delete] = []
     for domain in layout.domains:
         keys, more = KeyRange(domain), backend.perform(Count(store, KeyRange(domain))) > 0
         while more:

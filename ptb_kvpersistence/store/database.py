@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from typing_extensions import Self
+
 DEFAULT_STORE = "default"
 """The store that a persistence uses when it is given a path or URL."""
 
@@ -32,7 +34,7 @@ class Database:
         self._codec = Codec(types)
         self.name = self._backend.name
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_details: object) -> None:
@@ -88,7 +90,7 @@ class AsyncDatabase:
         self._codec = Codec(types)
         self.name = self._backend.name
 
-    async def __aenter__(self) -> AsyncDatabase:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_details: object) -> None:
@@ -132,7 +134,9 @@ class AsyncDatabase:
         return AsyncStore(self._backend, handle)
 
 
-def connect(location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float = DEFAULT_TIMEOUT) -> Database:
+def connect(
+    location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float = DEFAULT_TIMEOUT
+) -> Database:
     """Connect to a database for scripts and threads.
 
     Args:

@@ -88,7 +88,7 @@ def drive(operation: Generator[Requested[Any], Any, T], perform: Callable[[Reque
         while True:
             try:
                 reply = perform(request)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the operation decides what to do about it
                 request = operation.throw(error)
             else:
                 request = operation.send(reply)
@@ -105,15 +105,12 @@ async def drive_async(
         while True:
             try:
                 reply = await perform(request)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the operation decides what to do about it
                 request = operation.throw(error)
             else:
                 request = operation.send(reply)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
-
-
-Operation = "Generator[Requested[Any], Any, T]"
 
 
 def open_store(handle: Handle) -> Generator[Requested[Any], Any, int]:
@@ -196,11 +193,13 @@ def page(
     return [(key, _decode(scope, key, record)) for key, record in reply.items], reply.more
 
 
-def set_item(scope: Scope, key: object, value: Any, if_version: int | None = None) -> Generator[Requested[Any], Any, int]:
+def set_item(
+    scope: Scope, key: object, value: Any, if_version: int | None = None
+) -> Generator[Requested[Any], Any, int]:
     """Write a value; reply: its version. With ``if_version`` only over that version (0: no entry)."""
     address = check_address(scope.domain, key)
     put = Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]"))
-    if if_version is not None and (not isinstance(if_version, int) or isinstance(if_version, bool) or if_version < 0):
+    if if_version is not None and (type(if_version) is not int or if_version < 0):
         message = "if_version takes the version of an entry, or 0 for no entry"
         raise ConfigurationError(message)
     checks = () if if_version is None else (VersionCheck(*address, if_version),)

@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import aiosqlite
 
@@ -148,7 +148,7 @@ class _Lane:
         return cast("R", reply)
 
     async def _open(self) -> aiosqlite.Connection:
-        connection = self._connection = aiosqlite.core.Connection(self._connect, iter_chunk_size=64)
+        self._connection = connection = aiosqlite.core.Connection(self._connect, iter_chunk_size=64)  # type: ignore[unused-awaitable]
         try:
             return await connection
         except BaseException:
@@ -217,7 +217,7 @@ class _Peeker:
         self._connection: engine.EngineConnection | None
         try:
             self._connection = engine.connect(path, create=False)
-        except Exception as error:
+        except DatabaseError as error:
             _logger.debug("cannot look for changes cheaply: %s", error)
             self._connection = None
         if self._connection is not None and not cast("engine.Engine", self._connection.engine).is_wal:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from typing import Final
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 CHECKPOINT_EVERY: Final = 1000
 """Mutations that a connection commits between two checkpoints."""
@@ -69,12 +70,10 @@ def _try_lock(path: str) -> int | None:
     except OSError:
         return None
     try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         else:
-            import msvcrt  # noqa: PLC0415 - Windows only
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
         return None

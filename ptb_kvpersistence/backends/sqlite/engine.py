@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
 from ptb_kvpersistence.backends.base import now as now_ms
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 _FIELDS = "CAST(value AS BLOB), version, updated_at, ttl, expires_at"
 _ALIVE = "value IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
-_GET = f"SELECT {_FIELDS} FROM entries WHERE store = ? AND domain = ? AND key = ? AND {_ALIVE}"  # noqa: S608
-_VERSION = f"SELECT version FROM entries WHERE store = ? AND domain = ? AND key = ? AND {_ALIVE}"  # noqa: S608
+_GET = f"SELECT {_FIELDS} FROM entries WHERE store = ? AND domain = ? AND key = ? AND {_ALIVE}"
+_VERSION = f"SELECT version FROM entries WHERE store = ? AND domain = ? AND key = ? AND {_ALIVE}"
 _PUT = """INSERT OR REPLACE INTO entries(store, domain, key, value, updated_at, ttl, expires_at)
     VALUES(?, ?, ?, CAST(? AS TEXT), ?, ?, ?)"""
 _STORE = "SELECT id, name, incarnation FROM stores"
@@ -88,7 +88,12 @@ def connect(path: str, *, create: bool = True) -> EngineConnection:
         refuse_split_pickle(path)
     with translated(path):
         connection = sqlite3.connect(
-            path, timeout=0, isolation_level=None, check_same_thread=False, factory=EngineConnection, cached_statements=64
+            path,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=EngineConnection,
+            cached_statements=64,
         )
         try:
             is_wal = schema.prepare(connection, path, create=create)
@@ -152,7 +157,7 @@ class Engine:
         where, parameters = _range_clause(request.store, request.range)
         order = "DESC" if request.reverse else "ASC"
         rows = self._connection.execute(
-            f"SELECT key, {_FIELDS} FROM entries WHERE {where} AND {_ALIVE} ORDER BY key {order} LIMIT ?",  # noqa: S608
+            f"SELECT key, {_FIELDS} FROM entries WHERE {where} AND {_ALIVE} ORDER BY key {order} LIMIT ?",
             (*parameters, now_ms(), request.limit + 1),
         ).fetchall()
         items = [(row[0], Record._make(row[1:])) for row in rows[: request.limit]]
@@ -160,7 +165,7 @@ class Engine:
 
     def _count(self, request: Count) -> int:
         where, parameters = _range_clause(request.store, request.range)
-        statement = f"SELECT count(*) FROM entries WHERE {where} AND {_ALIVE}"  # noqa: S608
+        statement = f"SELECT count(*) FROM entries WHERE {where} AND {_ALIVE}"
         return int(self._connection.execute(statement, (*parameters, now_ms())).fetchone()[0])
 
     def _changes(self, request: Changes) -> ChangesReply:
@@ -176,7 +181,7 @@ class Engine:
             if info is None:
                 raise _store_gone()
             rows = self._connection.execute(
-                f"SELECT domain, key, {_FIELDS} FROM entries INDEXED BY entries_feed"  # noqa: S608
+                f"SELECT domain, key, {_FIELDS} FROM entries INDEXED BY entries_feed"
                 f" WHERE store = ? AND version > ? {wanted} ORDER BY version LIMIT ?",
                 (request.store, request.since, *domains, request.limit + 1),
             ).fetchall()
@@ -258,7 +263,7 @@ class Engine:
                     conflicts[Address(check.domain, check.key)] = record
             else:
                 where, parameters = _range_clause(store, check.range)
-                statement = f"SELECT 1 FROM entries WHERE {where} AND (version > ? OR expires_at BETWEEN 1 AND ?)"  # noqa: S608
+                statement = f"SELECT 1 FROM entries WHERE {where} AND (version > ? OR expires_at BETWEEN 1 AND ?)"
                 if execute(statement, (*parameters, check.since, now)).fetchone():
                     return CommitReply(range_conflict=True)
         return CommitReply(conflicts=conflicts) if conflicts else None
@@ -283,8 +288,8 @@ class Engine:
                 self._connection.execute(_PUT, (store, domain, key, None, now, None, None))
             old = (now - TOMBSTONE_LIFETIME,)
             self._connection.execute(
-                "UPDATE stores SET horizon = max(horizon, coalesce((SELECT max(version) FROM entries WHERE store = stores.id"
-                " AND value IS NULL AND updated_at < ?), 0))",
+                "UPDATE stores SET horizon = max(horizon, coalesce((SELECT max(version) FROM entries"
+                " WHERE store = stores.id AND value IS NULL AND updated_at < ?), 0))",
                 old,
             )
             dropped = self._connection.execute("DELETE FROM entries WHERE value IS NULL AND updated_at < ?", old)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
@@ -64,9 +64,3 @@ class SQLiteBackend:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
-
-    def __enter__(self) -> SQLiteBackend:
-        return self
-
-    def __exit__(self, *_details: Any) -> None:
-        self.close()
