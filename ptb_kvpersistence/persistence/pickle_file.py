@@ -50,7 +50,8 @@ def read_pickle(
         main: The bot's own script, where classes are defined in it; it is run as a module, not as ``__main__``.
 
     Returns:
-        The sections. Those that were not stored are ``None``; states of ended conversations are left out.
+        The sections. Those that were not stored are ``None``; states of ended conversations are left out. ``types``
+        are the classes of ``allow`` that were met.
 
     Raises:
         ConfigurationError: There is no such file, it is unclear which is meant, or a class is named that is not
@@ -64,15 +65,20 @@ def read_pickle(
     module = None if main is None else _load_script(Path(main))
     allowed = _checked_modules(allow, module)
 
+    types: dict[type, None] = {}
+
+    def load(file: Path) -> Any:
+        return _load(file, allowed, bot, module, types)
+
     if single_file:
-        data = _load(source, allowed, bot, module)
+        data = load(source)
         if not isinstance(data, dict) or not all(name in data for name in _REQUIRED):
             _corrupt(source, "it is a pickle, but not one that PicklePersistence wrote")
-        return _sections({name: (source, data.get(name)) for name in SECTION_NAMES})
+        return _sections({name: (source, data.get(name)) for name in SECTION_NAMES}, tuple(types))
     present = {name: file for name, file in files.items() if file.exists()}
     if not present:
-        raise ConfigurationError(f"{source}_user_data: no such file, nor another of PicklePersistence's five")
-    return _sections({name: (file, _load(file, allowed, bot, module)) for name, file in present.items()})
+        raise ConfigurationError(f"{files['user_data']}: no such file, nor another of PicklePersistence's five")
+    return _sections({name: (file, load(file)) for name, file in present.items()}, tuple(types))
 
 
 def _is_single_file(source: Path, files: Mapping[str, Path]) -> bool:
@@ -122,9 +128,10 @@ def _rename_classes(namespace: Mapping[str, Any]) -> None:
             _rename_classes(vars(value))
 
 
-def _load(file: Path, allow: Sequence[str], bot: object, main: ModuleType | None) -> Any:
+def _load(file: Path, allow: Sequence[str], bot: object, main: ModuleType | None, types: dict[type, None]) -> Any:
     try:
-        return DataUnpickler(file.read_bytes(), allow=allow, bot=bot, main=main).load()
+        unpickler = DataUnpickler(file.read_bytes(), allow=allow, bot=bot, main=main)
+        data = unpickler.load()
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error.message}", refused=getattr(error, "refused", None)) from error
     except OSError as error:
@@ -142,6 +149,8 @@ def _load(file: Path, allow: Sequence[str], bot: object, main: ModuleType | None
             f"{file}: damaged, or an object in it cannot be rebuilt: {type(error).__name__}: {error}; take a copy that "
             "is whole, and the versions of python-telegram-bot and of your own modules that wrote it"
         ) from error
+    types.update(unpickler.users_types)
+    return data
 
 
 # --- the shape of the sections ---
@@ -151,7 +160,7 @@ def _corrupt(file: Path, reason: str) -> NoReturn:
     raise CorruptDatabaseError(f"{file}: {reason}; name the file that PicklePersistence was given")
 
 
-def _sections(found: Mapping[str, tuple[Path, Any]]) -> Sections:
+def _sections(found: Mapping[str, tuple[Path, Any]], types: tuple[type, ...]) -> Sections:
     nothing = (Path(), None)
     return Sections(
         user_data=_entities("user_data", *found.get("user_data", nothing)),
@@ -159,6 +168,7 @@ def _sections(found: Mapping[str, tuple[Path, Any]]) -> Sections:
         bot_data=found.get("bot_data", nothing)[1],
         conversations=_conversations(*found.get("conversations", nothing)),
         callback_data=_callback_data(*found.get("callback_data", nothing)),
+        types=types,
     )
 
 

@@ -6,7 +6,7 @@ No format is known here: :mod:`.pickle_file` and :mod:`.dict_json` read and writ
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ class Sections:
         bot_data: A dict, or an object of the context types' class.
         conversations: By the handler's name, then by conversation key.
         callback_data: As PTB's callback data cache gives it.
+        types: Classes of the user among the values, for the codec; no part of the data.
     """
 
     user_data: dict[int, Any] | None = None
@@ -47,6 +48,7 @@ class Sections:
     bot_data: Any = None
     conversations: dict[str, ConversationStates] | None = None
     callback_data: CallbackData | None = None
+    types: tuple[type, ...] = field(default=(), compare=False)
 
     def counts(self) -> dict[str, int]:
         """Count what each section holds.

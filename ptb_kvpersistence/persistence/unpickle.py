@@ -98,6 +98,9 @@ class DataUnpickler(pickle._Unpickler):  # noqa: SLF001 - the documented name is
         allow: Modules and packages whose classes may be built; they are imported when the pickle names them.
         bot: What stands where the persistence's own bot stood.
         main: The module to take classes of ``__main__`` from, if not the running one.
+
+    Attributes:
+        users_types: The users' classes that the pickle named, in order.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_ORIGINAL)
@@ -110,6 +113,7 @@ class DataUnpickler(pickle._Unpickler):  # noqa: SLF001 - the documented name is
         self._allow = tuple(allow)
         self._bot = bot
         self._main = main
+        self.users_types: dict[type, None] = {}
         self._pytz_offsets: dict[int, tuple[zoneinfo.ZoneInfo, datetime.timedelta]] = {}
         self._stand_ins: dict[tuple[str, str], Callable[..., Any]] = {
             ("builtins", "getattr"): _get_member,
@@ -141,7 +145,10 @@ class DataUnpickler(pickle._Unpickler):  # noqa: SLF001 - the documented name is
         if found is None and module_name.partition(".")[0] == "telegram":
             found = _telegram_class(module_name, global_name)
         if found is None and _is_within(module_name, self._allow):
-            found = self._users_class(module_name, global_name)
+            cls = self._users_class(module_name, global_name)
+            if cls is not None:
+                self.users_types[cls] = None
+            found = cls
         if found is None:
             raise ConfigurationError(_refusal(module_name, global_name), refused=f"{module_name}.{global_name}")
         return found

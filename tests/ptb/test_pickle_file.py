@@ -279,6 +279,8 @@ async def test_classes_of_allowed_modules(tmp_path, bot):
         assert [type(value) for value in found.user_data[1].values()][:-2] == [type(value) for value in CUSTOM.values()]
         assert found.user_data[1]["user"].extra == "more"
         assert type(found.user_data[2]) is CustomDict
+        assert {Cart, BotData, CustomDict, State} < set(found.types)
+        assert all(cls.__module__ == __name__ for cls in found.types)
         assert found.bot_data.counter == 3
         assert found.conversations["order"][(1, 2)] is State.ADDRESS
     for allow in ((), ("tests.pt",), ("test_pickle_file",)):
