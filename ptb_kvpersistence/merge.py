@@ -13,12 +13,12 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ptb_kvpersistence.codec.text import Tree
 from ptb_kvpersistence.model import ABSENT, Absent
 from ptb_kvpersistence.policies import Policies, Policy, Scope, Sides, ValueCodec, apply_policy, call_merge
 from ptb_kvpersistence.trees import (
     VALUE_TAGS,
     MappingView,
-    Tree,
     build_mapping,
     is_equal,
     is_same,
@@ -221,12 +221,14 @@ class _Merger:
 def _find_hook(sides: Sides, values: ValueCodec | None) -> Any:
     if values is None:
         return None
-    try:
-        classes = {type(values.from_tree(side)) for side in (sides.ours, sides.theirs)}
-        hook = getattr(classes.pop(), "__kv_merge__", None)
-    except Exception:  # noqa: BLE001 - what cannot be decoded cannot merge itself
+    cls = values.class_of(sides.ours)
+    if cls is None or values.class_of(sides.theirs) is not cls:
         return None
-    return None if classes else hook
+    # A metaclass may have its say about attributes; what it raises is as good as no hook.
+    try:
+        return getattr(cls, "__kv_merge__", None)
+    except Exception:  # noqa: BLE001
+        return None
 
 
 def _is_object(tree: Tree | Absent) -> bool:

@@ -10,12 +10,15 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from decimal import Context, Decimal
-from math import isinf, isnan
+from math import isfinite
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, cast
 
+from ptb_kvpersistence.codec.scalars import encode_decimal, encode_float, encode_int
+from ptb_kvpersistence.codec.tags import MAX_INT, MIN_INT
+from ptb_kvpersistence.codec.text import Tree
 from ptb_kvpersistence.errors import ConfigurationError
 from ptb_kvpersistence.model import ABSENT, Absent
-from ptb_kvpersistence.trees import Tree, identify, read_number, tag_of, to_text
+from ptb_kvpersistence.trees import dump, identify, read_number, tag_of, to_text
 
 Side: TypeAlias = Literal["ours", "theirs"]
 Policy: TypeAlias = Literal["ours", "theirs", "sum", "max", "min", "union"] | Callable[[Any, Any, Any], Any]
@@ -23,8 +26,6 @@ Policy: TypeAlias = Literal["ours", "theirs", "sum", "max", "min", "union"] | Ca
 SIDES: Final = ("ours", "theirs")
 NAMES: Final = (*SIDES, "sum", "max", "min", "union")
 _ALLOWED: Final = f"{', '.join(map(repr, NAMES))} or a callable (base, ours, theirs) -> value"
-_MIN_INT: Final = -(2**63)
-_MAX_INT: Final = 2**64 - 1
 _EXACT: Final = Context(prec=2000)
 
 
@@ -32,7 +33,10 @@ class ValueCodec(Protocol):
     """What a merge needs of the codec, for callables and ``__kv_merge__``."""
 
     def from_tree(self, tree: Tree, place: str = ...) -> Any:
-        """Decode a tree."""
+        """Decode a tree, which stays as it is."""
+
+    def class_of(self, tree: Tree) -> type | None:
+        """Find the class of whose instance a tree tells."""
 
     def to_tree(self, value: object, place: str = ...) -> Tree:
         """Encode a value."""
@@ -139,6 +143,12 @@ class Policies:
             node = node.children.setdefault(segment, _Node())
         node.policy = _check_policy(path, policy)
 
+    def with_default(self, side: Side) -> Policies:
+        """Give the same policies with another winner where no path says otherwise."""
+        other = copy.copy(self)
+        other.default = _check_side("", side)
+        return other
+
     def scope(self, place: Sequence[str]) -> Scope:
         """Say what holds at a place.
 
@@ -222,9 +232,7 @@ def call_merge(
 def _decode(side: Tree | Absent, values: ValueCodec | None, place: str) -> Any:
     if side is ABSENT:
         return None
-    # The codec hands plain trees out as they are, and a callable may change what it is given.
-    tree = copy.deepcopy(side)
-    return tree if values is None else values.from_tree(tree, place)
+    return copy.deepcopy(side) if values is None else values.from_tree(side, place)
 
 
 def _sum(sides: Sides) -> Tree:
@@ -252,14 +260,10 @@ def _write_number(number: Any) -> Tree:
     if isinstance(number, timedelta):
         return {"$timedelta": [number.days, number.seconds, number.microseconds]}
     if isinstance(number, Decimal):
-        return {"$decimal": str(number)}
+        return {"$decimal": encode_decimal(number)}
     if isinstance(number, int):
-        return number if _MIN_INT <= number <= _MAX_INT else {"$int": str(number)}
-    if isnan(number):
-        return {"$float": "nan"}
-    if isinf(number):
-        return {"$float": "inf" if number > 0 else "-inf"}
-    return number
+        return number if MIN_INT <= number <= MAX_INT else {"$int": encode_int(number)}
+    return number if isfinite(number) else {"$float": encode_float(number)}
 
 
 def _extreme(sides: Sides, values: ValueCodec | None, *, is_max: bool) -> Tree:
@@ -302,7 +306,7 @@ def _union(sides: Sides) -> Tree | Absent:
             merged.append(tree)
     if not merged and (sides.ours is ABSENT or sides.theirs is ABSENT):
         return ABSENT
-    return {tag: sorted(merged, key=to_text)} if tag else merged
+    return {tag: sorted(merged, key=dump)} if tag else merged
 
 
 def _collection_kind(tree: Tree | Absent) -> str | None:

@@ -7,14 +7,15 @@ Encoding and decoding live in the codec, merging in the merge module. Nothing he
 from __future__ import annotations
 
 from collections.abc import Hashable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from math import copysign
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-Tree: TypeAlias = Any
-"""JSON as Python holds it: dict, list, str, int, float, bool, None."""
+from ptb_kvpersistence.codec import scalars
+from ptb_kvpersistence.codec.place import Fault
+from ptb_kvpersistence.codec.text import Tree
 
 PLAIN: Final = "$dict"
 PAIR_TAGS: Final = frozenset({"$dict", "$OrderedDict", "$Counter"})
@@ -43,7 +44,7 @@ VALUE_TAGS: Final = PAIR_TAGS | {
     "$flag",
 }
 """Tags of Python's own values; every other tag is an object of a class."""
-MAX_INT_DIGITS: Final = 4000
+_NUMBERS: Final = {"$int": scalars.decode_int, "$float": scalars.decode_float, "$decimal": scalars.decode_decimal}
 
 
 # --- equality ---
@@ -101,6 +102,14 @@ def to_text(tree: Tree) -> bytes:
     """Give the text by which elements of lists and sets are told apart; the order of keys does not count."""
     try:
         return orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return repr(tree).encode("utf-8", "surrogatepass")
+
+
+def dump(tree: Tree) -> bytes:
+    """Give the exact text of a tree; that of odd trees, which are no JSON, is not JSON either."""
+    try:
+        return orjson.dumps(tree)
     except TypeError:
         return repr(tree).encode("utf-8", "surrogatepass")
 
@@ -166,7 +175,7 @@ def _view_pairs(kind: str, pairs: Tree) -> MappingView | None:
     return MappingView(kind, items, keys)
 
 
-def build_mapping(kind: str, items: dict[Hashable, Tree], keys: dict[Hashable, Tree] | None) -> Tree:
+def build_mapping(kind: str, items: dict[Any, Tree], keys: dict[Any, Tree] | None) -> Tree:
     """Write a mapping down in the notation of its kind; the reverse of :func:`view_mapping`."""
     if kind == PLAIN:
         is_plain = keys is None or all(type(key) is str for key in keys.values())
@@ -179,7 +188,7 @@ def build_mapping(kind: str, items: dict[Hashable, Tree], keys: dict[Hashable, T
     return {tag: [factory or None, _pairs(items, keys)]}
 
 
-def _pairs(items: dict[Hashable, Tree], keys: dict[Hashable, Tree] | None) -> list[Tree]:
+def _pairs(items: dict[Any, Tree], keys: dict[Any, Tree] | None) -> list[Tree]:
     if keys is None:
         return [[key, value] for key, value in items.items()]
     return [[keys[identity], value] for identity, value in items.items()]
@@ -208,16 +217,14 @@ def read_number(tree: Tree) -> int | float | Decimal | None:
     if type(tree) in (int, float):
         return tree  # type: ignore[no-any-return]  # a Tree is Any
     tag = tag_of(tree)
-    text = tree[tag] if tag in ("$int", "$float", "$decimal") else None
-    if type(text) is not str or len(text) > MAX_INT_DIGITS:
+    read = None if tag is None else _NUMBERS.get(tag)
+    if read is None:
         return None
     try:
-        if tag == "$decimal":
-            number = Decimal(text)
-            return None if number.is_snan() else number
-        return int(text) if tag == "$int" else float(text)
-    except (ValueError, InvalidOperation):
+        number: Any = read(tree[tag])
+    except Fault:
         return None
+    return None if isinstance(number, Decimal) and number.is_snan() else number
 
 
 def name_key(key: Tree) -> str:

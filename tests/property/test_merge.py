@@ -8,12 +8,14 @@ import orjson
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.merge import merge
 from ptb_kvpersistence.model import ABSENT
 from ptb_kvpersistence.policies import Policies
 from ptb_kvpersistence.trees import is_equal, view_mapping
 from tests.property.trees import NAMES, SCALARS, TREES, related
 
+CODEC = Codec()
 PLACE = ("user_data", "42")
 EVERYWHERE = [
     Policies("ours"),
@@ -64,8 +66,9 @@ def test_the_same_change(trees, rules):
 def test_any_four_trees(trees, rules):
     ours = trees[1]
     before = [text(side) for side in trees]
-    tree, conflicts = merge(*trees, place=PLACE, policies=rules)
+    tree, conflicts = merge(*trees, place=PLACE, policies=rules, values=CODEC)
     assert [text(side) for side in trees] == before
+    assert tree is ABSENT or CODEC.encode(CODEC.from_tree(tree)) == text(tree)
     assert all(conflict.place.startswith("user_data.42") for conflict in conflicts)
     event(f"conflicts: {min(len(conflicts), 2)}")
     again, conflicts = merge(ours, ours, tree, tree, place=PLACE, policies=rules)

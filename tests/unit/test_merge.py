@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Context, Decimal, localcontext
 
 import pytest
 
+from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.errors import ConfigurationError
 from ptb_kvpersistence.merge import Conflict, merge
 from ptb_kvpersistence.model import ABSENT
@@ -487,6 +491,101 @@ class TestCallables:
 
         with pytest.raises(KeyboardInterrupt):
             merged({"n": 1}, {"n": 2}, {"n": 3}, {"user_data.*.n": policy})
+
+
+@dataclass
+class Basket:
+    items: list
+    closed: bool = False
+
+    @staticmethod
+    def __kv_merge__(base, ours, theirs):
+        if theirs.closed:
+            raise LookupError
+        known = [] if base is None else base.items
+        return Basket(theirs.items + [item for item in ours.items if item not in known])
+
+
+@dataclass
+class Sheet:
+    rows: list
+
+
+class Refusing(type):
+    def __getattr__(cls, name):
+        raise OSError
+
+
+class Wall(metaclass=Refusing):
+    pass
+
+
+class TestWithCodec:
+    """What needs values: callables, comparisons, and classes that merge themselves."""
+
+    CODEC = Codec(types=[Basket, Sheet, Wall])
+
+    def merge(self, base, ours, theirs, policies="ours"):
+        trees = [self.CODEC.to_tree(side) for side in (base, ours, theirs)]
+        tree, conflicts = merged(*trees, policies, values=self.CODEC)
+        return self.CODEC.from_tree(tree), conflicts
+
+    def test_callables_get_values(self):
+        def policy(base, ours, theirs):
+            ours.add(9)
+            return base, ours | theirs
+
+        result = self.merge({"n": {1}}, {"n": {2}}, {"n": {3}}, {"user_data.*.n": policy})
+        assert result == ({"n": ({1}, {2, 3, 9})}, [])
+
+    def test_a_result_that_cannot_be_stored(self):
+        result = self.merge({"n": 1}, {"n": 2}, {"n": 3}, {"user_data.*.n": lambda *_: object()})
+        assert result == ({"n": 2}, [("user_data.42.n", "policy"), ("user_data.42.n", "value")])
+
+    def test_a_value_that_cannot_be_decoded(self):
+        bad = {"n": {"$nonsense": 1}}
+        tree, conflicts = merged({"n": 1}, {"n": 2}, bad, {"user_data.*.n": lambda *_: 5}, values=self.CODEC)
+        assert tree == {"n": 2}
+        assert conflicts == [("user_data.42.n", "policy"), ("user_data.42.n", "type")]
+
+    def test_what_python_compares(self):
+        early, late = (
+            datetime(2024, 1, 1, tzinfo=timezone.utc),
+            datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=-1))),
+        )
+        for ours, theirs in ((early, late), (late, early)):
+            assert self.merge({}, {"n": ours}, {"n": theirs}, {"user_data.*.n": "max"}) == ({"n": late}, [])
+            assert self.merge({}, {"n": ours}, {"n": theirs}, {"user_data.*.n": "min"}) == ({"n": early}, [])
+        assert self.merge({}, {"n": {1}}, {"n": {2}}, {"user_data.*.n": "max"})[1][0] == ("user_data.42.n", "policy")
+
+    def test_sums_read_back(self):
+        for base, ours, theirs in (
+            (0, 10**4000, 10**4000),
+            (Decimal(0), Decimal("0.1"), Decimal("1e500")),
+            (0, 2**63, 2**63),
+        ):
+            result, conflicts = self.merge({"n": base}, {"n": ours}, {"n": theirs}, SUM)
+            with localcontext(Context(prec=1000)):
+                assert result == {"n": theirs + (ours - base)}
+            assert conflicts == []
+
+    def test_a_class_that_merges_itself(self):
+        assert self.merge({"k": Basket([1])}, {"k": Basket([1, 2])}, {"k": Basket([3])}) == ({"k": Basket([3, 2])}, [])
+        assert self.merge({}, {"k": Basket([2])}, {"k": Basket([3])}) == ({"k": Basket([3, 2])}, [])
+        assert self.merge(Basket([1]), Basket([1, 2]), Basket([3])) == (Basket([3, 2]), [])
+
+    def test_a_merge_of_its_own_that_raises(self):
+        ours, theirs = Basket([2]), Basket([3], closed=True)
+        conflicts = [("user_data.42.k", "policy"), ("user_data.42.k", "value")]
+        assert self.merge({"k": Basket([1])}, {"k": ours}, {"k": theirs}) == ({"k": ours}, conflicts)
+
+    def test_classes_without_one(self):
+        conflicts = [("user_data.42.k", "value")]
+        assert self.merge({}, {"k": Sheet([1])}, {"k": Sheet([2])}) == ({"k": Sheet([1])}, conflicts)
+        assert self.merge({}, {"k": Sheet([1])}, {"k": Basket([2])}) == ({"k": Sheet([1])}, conflicts)
+        ours, theirs = Wall(), Wall()
+        vars(ours)["a"] = 1
+        assert vars(self.merge({}, {"k": ours}, {"k": theirs})[0]["k"]) == {"a": 1}
 
 
 class TestPolicies:
