@@ -29,10 +29,12 @@ _IGNORED: Final = "__orig_class__"  # typing notes the parametrised alias there;
 _CACHED_HASH: Final = "_attrs_cached_hash"  # differs between processes
 _STRUCT_HOOKS: Final = ("__post_init__", "__init__", "__new__")
 _POINTER: Final = struct.calcsize("P")
+_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by a C module in the newer way
 _MISSING: Final = object()
 
 mro_of: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
 namespace_of: Final[Callable[[type], Any]] = type.__dict__["__dict__"].__get__
+_flags_of: Final[Callable[[type], int]] = type.__dict__["__flags__"].__get__
 _basicsize_of: Final[Callable[[type], int]] = type.__dict__["__basicsize__"].__get__
 _module_namespace: Final[Callable[[Any], dict[str, Any]]] = vars(ModuleType)["__dict__"].__get__
 
@@ -144,6 +146,8 @@ def _trouble_with(cls: type, kind: Kind, root: type, slots: dict[str, Any]) -> s
         if own_code or type(cls) is not type(loaded("msgspec", "Struct")):
             return "a msgspec class with __post_init__ or a metaclass cannot be rebuilt without running that"
         return ""
+    if any(base not in ROOTS and not _flags_of(base) & _HEAP_TYPE for base in mro_of(cls)):
+        return "it is built in, or derives from a built-in class that cannot be rebuilt"
     if _basicsize_of(cls) > _basicsize_of(root) + _POINTER * (len(slots) + 2):  # 2: __dict__ and __weakref__
         return "it keeps state in C that cannot be reached"
     return ""

@@ -16,7 +16,8 @@ from ptb_kvpersistence.codec.extension import Extension
 from ptb_kvpersistence.codec.place import Fault
 from ptb_kvpersistence.codec.plain import is_plain
 from ptb_kvpersistence.codec.registry import Registry
-from ptb_kvpersistence.codec.text import Tree, dumps, loads
+from ptb_kvpersistence.codec.tags import CLASS_TAGS
+from ptb_kvpersistence.codec.text import OPTIONS, Tree, dumps, loads
 from ptb_kvpersistence.errors import ConfigurationError, DecodeError, EncodeError
 
 _ATTEMPTS: Final = 5
@@ -74,7 +75,7 @@ class Codec:
         """
         try:
             if is_plain(value):
-                return orjson.dumps(value)
+                return orjson.dumps(value, None, OPTIONS)
         except (TypeError, RuntimeError):
             pass  # for the long way to tell what it is
         return self._encode_slowly(value, place)
@@ -135,11 +136,18 @@ class Codec:
         return self.decode(text, place)
 
     def class_of(self, tree: Tree) -> type | None:
-        """The class of whose instance a tree tells, without decoding it; ``None`` if it tells of none that is known."""
+        """Find the class of whose instance a tree tells, without decoding it.
+
+        Args:
+            tree: Any tree.
+
+        Returns:
+            The class; ``None`` if the tree tells of no instance, or of one of a class that is not known here.
+        """
         if type(tree) is not dict or len(tree) != 1:
             return None
-        (payload,) = tree.values()
-        if next(iter(tree)) not in TAGS or type(payload) is not list or not payload:
+        ((tag, payload),) = tree.items()
+        if tag not in CLASS_TAGS or type(payload) is not list or not payload:
             return None
         try:
             return self._registry.find(payload[0])
@@ -152,10 +160,10 @@ class Codec:
                 tree = Encoding(self._registry, self._extensions, self._handlers).node(value)
                 return dumps(tree)
             except Fault as fault:
-                raise fault.as_encode_error(place) from fault.cause
+                raise EncodeError(place=fault.place(place), reason=fault.reason) from fault.cause
             except EncodeError as error:
                 raise EncodeError(place=place, reason=error.reason) from None
-            except (RecursionError, MemoryError):
+            except RecursionError:
                 raise EncodeError(place=place, reason="nested too deeply; about 250 levels can be stored") from None
             except RuntimeError:
                 continue  # a container changed its size: another thread is at it
@@ -167,7 +175,7 @@ class Codec:
         try:
             return self._decoding.node(tree)
         except Fault as fault:
-            raise fault.as_decode_error(place) from fault.cause
+            raise DecodeError(place=fault.place(place), reason=fault.reason) from fault.cause
         except RecursionError:
             raise DecodeError(place=place, reason="nested too deeply") from None
         except Exception as error:

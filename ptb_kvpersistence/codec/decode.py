@@ -151,7 +151,7 @@ class Decoding:
 
 def _checked_list(payload: Tree, tag: str, length: int | None = None) -> list[Any]:
     if type(payload) is not list or (length is not None and len(payload) != length):
-        raise Fault(f"{tag} takes a list{'' if length is None else f' of {length}'}, not {shown(payload)}")
+        raise Fault(f"{tag} takes a list{'' if length is None else f' of {length}'}")
     return payload
 
 
@@ -229,12 +229,13 @@ def _moment(cls: Any, run: Decoding, payload: Tree) -> Any:
 
 def _class_and_fields(run: Decoding, payload: Tree, tag: str) -> tuple[type, Any, Any]:
     if type(payload) is not list or len(payload) not in (2, 3):
-        raise Fault(f"{tag} takes [class, fields], not {shown(payload)}")
+        raise Fault(f"{tag} takes a list of a class and its fields")
     return run.registry.find(payload[0]), payload[1], payload[2] if len(payload) == 3 else None
 
 
 def _enum(run: Decoding, payload: Tree) -> Any:
-    cls, name, _ = _class_and_fields(run, payload, "$enum")
+    class_name, name = _checked_list(payload, "$enum", 2)
+    cls = run.registry.find(class_name)
     member = find_member(cls, name) if is_enum(cls) and type(name) is str else None
     if member is None:
         raise Fault(f"{type_name(cls)} has no member {shown(name)}")
@@ -242,8 +243,8 @@ def _enum(run: Decoding, payload: Tree) -> Any:
 
 
 def _flag(run: Decoding, payload: Tree) -> Any:
-    cls, value, _ = _class_and_fields(run, payload, "$flag")
-    value = run.node(value)
+    class_name, value_tree = _checked_list(payload, "$flag", 2)
+    cls, value = run.registry.find(class_name), run.node(value_tree)
     member = find_flag(cls, value) if Flag in mro_of(cls) and type(value) is int else None
     if member is None:
         raise Fault(f"{type_name(cls)} has no member of that value")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Handler: TypeAlias = Callable[["Encoding", Any], Tree]
 
 MAX_NESTING: Final = 250
+_SAME: Final = frozenset((bool, NoneType))
 _FACTORY_NAMES: Final = {factory: name for name, factory in FACTORIES.items()}
 
 
@@ -101,7 +102,7 @@ class Encoding:
         trees: list[Tree] = []
         try:
             for item in items:
-                trees.append(self.node(item))  # noqa: PERF401 - its length is the index of the item at fault
+                trees.append(item if type(item) in _SAME else self.node(item))  # noqa: PERF401 - counts up to the fault
         except Fault as fault:
             raise fault.at(step(len(trees))) from fault.cause
         finally:
@@ -191,15 +192,19 @@ def _list(run: Encoding, value: list[Any]) -> Tree:
 
 def _dict(run: Encoding, value: dict[Any, Any]) -> Tree:
     items = dict.items(value)
-    for key in items.mapping:
-        if type(key) is not str or not scalars.is_valid_text(key):
+    for key in dict.keys(value):
+        if type(key) is not str or not (key.isascii() or scalars.is_valid_text(key)):
             return {"$dict": run.pairs(value, items)}
     identity = run.enter(value)
     tree: dict[str, Tree] = {}
     key = ""
     try:
         for key, item in items:
-            tree[key] = run.node(item)
+            kind = type(item)
+            if (kind is str and item.isascii()) or kind in _SAME:
+                tree[key] = item
+            else:
+                tree[key] = run.node(item)
     except Fault as fault:
         raise fault.at(item_step(key)) from fault.cause
     finally:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from ptb_kvpersistence.errors import DecodeError, EncodeError
-
 Step: TypeAlias = str
 """What a place gets behind it on the way to a child, for example ``.text`` or ``['cart']`` or ``[0]``."""
 
@@ -45,20 +43,6 @@ class Fault(Exception):  # noqa: N818 - a fault becomes an error only at the sur
             half = _MAX_STEPS // 2
             steps = [*steps[:half], "...", *steps[-half:]]
         return root + "".join(steps)
-
-    def as_encode_error(self, root: str) -> EncodeError:
-        """The error for the user, with its cause chained."""
-        error = EncodeError(place=self.place(root), reason=self.reason)
-        error.__cause__ = self.cause
-        error.__suppress_context__ = True
-        return error
-
-    def as_decode_error(self, root: str) -> DecodeError:
-        """The error for the user, with its cause chained."""
-        error = DecodeError(place=self.place(root), reason=self.reason)
-        error.__cause__ = self.cause
-        error.__suppress_context__ = True
-        return error
 
 
 def item_step(key: object) -> Step:

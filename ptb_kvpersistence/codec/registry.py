@@ -71,11 +71,14 @@ class Registry:
         """
         if type(name) is not str or ":" not in name:
             raise Fault(f"a class is named by a str 'module:Qualname', not by {shown(name)}")
-        cls = self._by_name.get(name) or self._moved_to_main(name)
+        cls = self._by_name.get(name)
         if cls is not None:
             return cls
         found = look_up(name)
         if found is None:
+            cls = self._moved_to_main(name)
+            if cls is not None:
+                return cls
             raise Fault(
                 f"the class {shown(name)} is not registered and not in an imported module; "
                 "import its module first, or register the class with types=[...]"

@@ -121,9 +121,11 @@ def decode_decimal(payload: Tree) -> Decimal:
     """The reverse of :func:`encode_decimal`."""
     if type(payload) is str and _DECIMAL.fullmatch(payload):
         try:
-            return Decimal(payload)
+            value = Decimal(payload)
         except InvalidOperation:
-            pass
+            value = Decimal("nan")
+        if not value.is_nan() or "NaN" in payload:  # where the context does not raise, a bad exponent gives a nan
+            return value
     raise Fault("$decimal takes a str such as '1.10'")
 
 

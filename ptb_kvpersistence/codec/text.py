@@ -16,7 +16,8 @@ Tree: TypeAlias = Any
 """A JSON value as Python objects; a recursive type would cost a cast at every step."""
 
 _SAFE_BRACKETS: Final = 250
-_OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+"""orjson writes these classes in its own way unless told to leave them alone."""
 
 
 def dumps(tree: Tree) -> bytes:
@@ -32,7 +33,7 @@ def dumps(tree: Tree) -> bytes:
         EncodeError: It is no tree, or nested deeper than about 250 levels.
     """
     try:
-        return orjson.dumps(tree, option=_OPTIONS)
+        return orjson.dumps(tree, option=OPTIONS)
     except TypeError as error:
         if "ecursion" in str(error):
             reason = "nested too deeply; about 250 levels can be stored, lists inside tagged values count twice"

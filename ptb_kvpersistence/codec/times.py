@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from ptb_kvpersistence.codec.classes import loaded, mro_of
 from ptb_kvpersistence.codec.place import Fault, shown, type_name
+from ptb_kvpersistence.codec.scalars import is_valid_text
 from ptb_kvpersistence.codec.text import Tree
 
 Moment = TypeVar("Moment", datetime, time)
@@ -88,6 +89,8 @@ def encode_zone(zone: tzinfo) -> Tree:
         if zone is timezone.utc:
             return None
         offset, *name = _arguments(zone)
+        if name and not is_valid_text(name[0]):
+            raise Fault("cannot store a timezone whose name has lone surrogates")
         return [encode_timedelta(offset), name[0] if name else None]
     if type(zone) is ZoneInfo:
         if type(zone.key) is not str or not _ZONE.fullmatch(zone.key):
