@@ -46,13 +46,22 @@ class Cycle:
     Attributes:
         task: Commits it; None until a loop is there.
         error: What went wrong, if it did; given to one awaiter.
+        waiters: One future per awaiter, so that none can cancel the others.
     """
 
-    __slots__ = ("error", "task")
+    __slots__ = ("error", "task", "waiters")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.error: Exception | None = None
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def finish(self, _task: object = None) -> None:
+        """Wake the awaiters."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Keeper:
@@ -188,6 +197,7 @@ class Keeper:
         cycle.task = self._commit_task = self._loop.create_task(
             self._commit_cycle(cycle), name="ptb_kvpersistence:commit"
         )
+        cycle.task.add_done_callback(cycle.finish)
 
     async def deliver(self, cycle: Cycle) -> None:
         """Wait for a cycle's commit; its error goes to the first who asks."""
@@ -196,8 +206,11 @@ class Keeper:
         self._check_loop()
         if cycle.task is None or cycle.task.get_loop() is not self._loop:
             self._schedule(cycle)
-        assert cycle.task is not None  # noqa: S101 - scheduled above
-        await asyncio.shield(cycle.task)
+        assert cycle.task is not None and self._loop is not None  # noqa: S101, PT018 - scheduled above
+        if not cycle.task.done():
+            waiter = self._loop.create_future()
+            cycle.waiters.append(waiter)
+            await waiter
         error, cycle.error = cycle.error, None
         if error is not None:
             raise error
