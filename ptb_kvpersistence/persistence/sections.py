@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Final
+
+from telegram import Bot
 
 SECTION_NAMES: Final = ("user_data", "chat_data", "bot_data", "conversations", "callback_data")
 """In the order in which they are imported and reported."""
@@ -20,14 +21,23 @@ ConversationStates = dict[tuple[Hashable, ...], Any]
 """The states of one conversation handler by conversation key."""
 
 
-class KnownBot(Enum):
-    """The type of :data:`KNOWN_BOT`."""
+class KnownBot(Bot):
+    """Stands for the persistence's own bot where there is none at hand; it is stored as that bot's placeholder."""
 
-    KNOWN_BOT = "bot"
+    def __init__(self) -> None:
+        """Leave out what a bot that talks to Telegram needs."""
+
+    def __repr__(self) -> str:
+        return "<the bot of the persistence>"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
-KNOWN_BOT: Final = KnownBot.KNOWN_BOT
-"""Stands for the bot of the persistence where there is none at hand; it is stored as the live bot's placeholder is."""
+KNOWN_BOT: Final = KnownBot()
 
 
 @dataclass(frozen=True)

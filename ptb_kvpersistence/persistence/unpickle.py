@@ -103,7 +103,6 @@ class DataUnpickler(pickle._Unpickler):  # noqa: SLF001 - the documented name is
         users_types: The users' classes that the pickle named, in order.
     """
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_ORIGINAL)
     stack: list[Any]
     append: Callable[[object], None]
     read: Callable[[int], bytes]
@@ -191,11 +190,15 @@ class DataUnpickler(pickle._Unpickler):  # noqa: SLF001 - the documented name is
     def _refuse(self) -> None:
         raise pickle.UnpicklingError("an opcode that PicklePersistence does not write")
 
-    dispatch[pickle.REDUCE[0]] = _call
-    dispatch[pickle.NEWOBJ[0]] = _new
-    dispatch[pickle.BUILD[0]] = _build
-    dispatch[pickle.BYTEARRAY8[0]] = _bytearray
-    dispatch.update(dict.fromkeys(b"io\x82\x83\x84", _refuse))  # INST, OBJ, EXT1, EXT2, EXT4
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **dict.fromkeys(range(256), _refuse),
+        **_ORIGINAL,
+        pickle.REDUCE[0]: _call,
+        pickle.NEWOBJ[0]: _new,
+        pickle.BUILD[0]: _build,
+        pickle.BYTEARRAY8[0]: _bytearray,
+        **dict.fromkeys(pickle.INST + pickle.OBJ + pickle.EXT1 + pickle.EXT2 + pickle.EXT4, _refuse),
+    }
 
     # --- time zones ---
 
