@@ -1,0 +1,67 @@
+"""Every test of this folder runs on every backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptb_kvpersistence.model import Changes, Commit, OpenStore, Put
+from tests.contract.subjects import KINDS, Place
+
+
+@pytest.fixture(params=KINDS)
+async def place(request, tmp_path):
+    place = Place(request.param, tmp_path)
+    yield place
+    await place.close()
+
+
+@pytest.fixture
+async def backend(place):
+    return place.open()
+
+
+@pytest.fixture
+async def store(backend):
+    return (await backend.perform(OpenStore("shop", "create"))).id
+
+
+@pytest.fixture
+async def witness(place, store):
+    return place.witness()
+
+
+@pytest.fixture
+def put(backend, store):
+    """Store values at ``domain/key`` places in one commit; gives their versions."""
+
+    async def write(domain="d", **values):
+        puts = tuple(Put(domain, key, value) for key, value in values.items())
+        return (await backend.perform(Commit(store, puts))).versions
+
+    return write
+
+
+@pytest.fixture
+def head(backend, store):
+    async def read():
+        return (await backend.perform(Changes(store, 0))).head
+
+    return read
+
+
+class Clock:
+    """Stands in for the time of all backends."""
+
+    def __init__(self):
+        self.now = 1_800_000_000_000
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("ptb_kvpersistence.backends.memory.now_ms", clock)
+    monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.engine.now_ms", clock)
+    return clock
