@@ -133,6 +133,7 @@ class _Lane:
     def __init__(self, path: str) -> None:
         self._path = path
         self._raw: engine.EngineConnection | None = None
+        self._failure: Exception | None = None
         self._connection: aiosqlite.Connection | None = None
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
 
@@ -150,16 +151,25 @@ class _Lane:
     async def _open(self) -> aiosqlite.Connection:
         self._connection = connection = aiosqlite.core.Connection(self._connect, iter_chunk_size=64)  # type: ignore[unused-awaitable]
         try:
-            return await connection
+            await connection
+            if self._failure is not None:
+                await cast("asyncio.Future[None]", connection.stop())
+                raise self._failure  # noqa: TRY301 - cleaned up below like any other
         except BaseException:
-            self._connection, self._opening = None, None
+            self._connection, self._opening, self._failure = None, None, None
             if self._raw is not None:
                 self._raw.close()
             raise
+        return connection
 
     def _connect(self) -> sqlite3.Connection:
-        self._raw = engine.connect(self._path)
-        return self._raw
+        # An exception here would make aiosqlite end its thread without waiting, and a loop that is closed right
+        # afterwards (asyncio.run with that very error) would make the thread fail aloud.
+        try:
+            self._raw = engine.connect(self._path)
+        except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+            self._failure = error
+        return cast("sqlite3.Connection", self._raw)
 
     async def close(self) -> None:
         if self._opening is not None:
