@@ -247,13 +247,12 @@ class _Plan:
         decoded = self.decode(tree)
         if type(decoded) is not type(live):
             return decoded
-        try:
-            current, wanted = get_fields(live), get_fields(decoded)
-        except TypeError:
-            return decoded
+        current, wanted = get_fields(live), get_fields(decoded)
         if isinstance(current.get(CONTENT), _IMMUTABLE):
             return decoded
         fields = {name: self.field(name, current, wanted, old[1], new[1]) for name in wanted}
+        if fields.get(CONTENT) is not current.get(CONTENT):
+            return decoded
         # What neither encoding knows somebody has just set.
         fields.update((name, value) for name, value in current.items() if name not in old[1] and name not in fields)
         self.changes.append(lambda: set_fields(live, fields))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import orjson
 from hypothesis import given, settings
@@ -10,9 +12,21 @@ from hypothesis import given, settings
 from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.inplace import update_in_place
 from ptb_kvpersistence.trees import is_same, tag_of
-from tests.property.trees import related
+from tests.property.trees import TREES, mappings, related
 
-CODEC = Codec()
+
+@dataclass
+class Node:
+    a: Any
+    b: Any
+
+
+class Bag(dict):
+    pass
+
+
+CODEC = Codec(types=[Node, Bag])
+MAPPINGS = mappings(TREES, kinds=("$dict",))
 MUTABLE = (dict, list, set, bytearray)
 
 
@@ -65,3 +79,20 @@ def test_one_update_after_another(trees):
     for old, new in pairwise(trees):
         live = update_in_place(CODEC, live, old, new)
         assert CODEC.encode(live) == orjson.dumps(new)
+
+
+@settings(max_examples=300)
+@given(related(2), related(2, MAPPINGS))
+def test_objects(values, contents):
+    def tree(value, content):
+        node = {"$dataclass": [f"{__name__}:Node", {"a": value, "b": [value]}]}
+        return {"node": node, "bag": {"$object": [f"{__name__}:Bag", {"node": node, "": content}]}}
+
+    old, new = map(tree, values, contents)
+    live = CODEC.from_tree(old)
+    node, bag, inner = live["node"], live["bag"], vars(live["bag"])["node"]
+    assert update_in_place(CODEC, live, old, new) is live
+    assert CODEC.encode(live) == orjson.dumps(new)
+    assert live["node"] is node
+    assert live["bag"] is bag
+    assert vars(bag)["node"] is inner

@@ -26,6 +26,10 @@ class Cart(dict):
     pass
 
 
+class Window(deque):
+    pass
+
+
 class Pair(tuple):
     __slots__ = ()
 
@@ -94,6 +98,7 @@ CODEC = Codec(
     types=[
         Plain,
         Cart,
+        Window,
         Pair,
         Slotted,
         Data,
@@ -177,6 +182,8 @@ class TestContainers:
         live = {"a": [1]}
         tree = CODEC.to_tree(live)
         assert update_in_place(CODEC, live, tree, CODEC.to_tree(live)) is live
+        live = (1, [2])
+        assert update_in_place(CODEC, live, CODEC.to_tree(live), CODEC.to_tree(live)) is live
 
     def test_what_did_not_change_is_not_touched(self):
         live = {"same": {"x": [1]}, "changed": {"x": [1], "y": {"z": 1}}, "list": [{"a": 1}, {"b": 1}, {"c": 1}]}
@@ -222,6 +229,12 @@ class TestContainers:
         assert live[0] is c
         assert live[1] is a
         assert (a, b, c) == ({"n": 1}, {"n": 0}, {"n": 3})
+
+    def test_in_a_list_that_shrank_nobody_becomes_somebody_else(self):
+        a, b = {"n": 1}, {"n": 2}
+        live = [a, b]
+        update(live, [{"n": 3}])
+        assert (a, b) == ({"n": 1}, {"n": 2})
 
     def test_growth_at_the_end(self):
         live = [{"n": 1}]
@@ -295,6 +308,15 @@ class TestObjects:
         assert update(live, cart("y", b=[2, 3], a=[1])) is live
         assert live["b"] is inner
         assert list(live) == ["b", "a"]
+
+    def test_a_subclass_whose_content_cannot_follow(self):
+        live = Window([1, 2], 2)
+        assert update(live, Window([2, 3], 2)) is live
+        assert update(live, Window([1, 2, 3], 3)) is not live
+        pair = Pair([1])
+        pair_with = Pair([1])
+        assert update(pair, Pair([1])) is pair
+        assert update(pair_with, Pair([2])) is not pair_with
 
     def test_another_class(self):
         live = {"o": Data([1])}

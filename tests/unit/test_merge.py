@@ -88,6 +88,12 @@ class TestRows:
             {"k": [{"a": 1, "b": 1}], "n": 2},
         )
 
+    def test_another_order_of_keys_conflicts_with_nothing(self):
+        base, moved, edited = [{"a": 1, "b": 1}], [{"b": 1, "a": 1}], [{"a": 2, "b": 1}]
+        check(edited, base, moved, edited)
+        check(edited, base, edited, moved)
+        check(edited, base, edited, [{"b": 1, "a": 2}])
+
     def test_dicts_added_by_both_are_joined(self):
         check({"s": {"b": 2, "a": 1}}, {}, {"s": {"a": 1}}, {"s": {"b": 2}})
         check({"b": 2, "a": 1}, ABSENT, {"a": 1}, {"b": 2})
@@ -226,6 +232,7 @@ class TestMappings:
             {"$tuple": [1, {"$enum": ["m:E", "A"]}]},
             {"$frozenset": [1, 2]},
             {"$float": "nan"},
+            {"$decimal": "NaN"},
             {"$bytes": "AA=="},
             None,
             1.5,
@@ -239,6 +246,15 @@ class TestMappings:
             {"$dict": [[key, {}]]},
             {"$dict": [[key, {"o": 1}]]},
             {"$dict": [[key, {"t": 1}]]},
+        )
+
+    def test_a_key_that_is_there_twice(self):
+        twice = {"$dict": [[1, "a"], [True, "b"]]}
+        check(
+            {"$dict": [[1, "b"], [2, "t"], [3, "o"]]},
+            {"$dict": []},
+            {"$dict": [[3, "o"]]},
+            {"$dict": [*twice["$dict"], [2, "t"]]},
         )
 
     def test_notation_follows_the_keys(self):
@@ -354,6 +370,10 @@ class TestSum:
         kind = "value" if type(ours) is int else "type"
         self.sum(ours, 1, ours, 2, conflicts=[("user_data.42.n", "policy"), ("user_data.42.n", kind)])
 
+    def test_it_holds_for_its_own_place_alone(self):
+        conflicts = [("user_data.42.n", "policy"), ("user_data.42.n.x", "value")]
+        self.sum({"x": 1, "y": 2}, {"x": 0}, {"x": 1}, {"x": 2, "y": 2}, conflicts=conflicts)
+
     def test_decimal_and_float_do_not_add(self):
         ours = {"$decimal": "1"}
         self.sum(ours, 1, ours, 2.5, conflicts=[("user_data.42.n", "policy"), ("user_data.42.n", "type")])
@@ -382,6 +402,9 @@ class TestExtremes:
         for ours, theirs in ((low, high), (high, low)):
             check({"n": high}, {"n": None}, {"n": ours}, {"n": theirs}, {"user_data.*.n": "max"})
             check({"n": low}, {"n": None}, {"n": ours}, {"n": theirs}, {"user_data.*.n": "min"})
+
+    def test_equal_in_another_notation(self):
+        check({"n": 1.0}, {"n": 0}, {"n": 1}, {"n": 1.0}, {"user_data.*.n": "max"})
 
     def test_absent_side(self):
         check({"n": 3}, {"n": 1}, {}, {"n": 3}, {"user_data.*.n": "min"})
@@ -596,6 +619,16 @@ class TestPolicies:
         assert Policies({"": "theirs"}).default == "theirs"
         assert not Policies({"": "theirs"}).has_paths
         assert Policies({"a.b": "sum"}).has_paths
+
+    def test_another_default(self):
+        policies = Policies({"": "ours", "user_data.*.n": "sum"})
+        other = policies.with_default("theirs")
+        assert (policies.default, other.default) == ("ours", "theirs")
+        assert merge(
+            {"n": 1, "m": 1}, {"n": 2, "m": 2}, {"n": 1, "m": 1}, {"n": 3, "m": 3}, place=PLACE, policies=other
+        )[0] == {"n": 4, "m": 3}
+        with pytest.raises(ConfigurationError):
+            policies.with_default("sum")
 
     def test_sides_hold_for_all_below_their_path(self):
         policies = {"user_data.*.a": "theirs", "user_data.*.a.mine": "ours"}
