@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.inplace import update_in_place
@@ -82,7 +83,7 @@ def test_one_update_after_another(trees):
 
 
 @settings(max_examples=300)
-@given(related(2), related(2, MAPPINGS))
+@given(related(2), st.tuples(MAPPINGS, MAPPINGS))
 def test_objects(values, contents):
     def tree(value, content):
         node = {"$dataclass": [f"{__name__}:Node", {"a": value, "b": [value]}]}
