@@ -126,7 +126,7 @@ class Keeper:
         if self._loop is not loop:
             self._loop, self._lock = loop, asyncio.Lock()
             self._commit_task = self._looking = self._retry = None
-            self.replica.in_flight = frozenset()
+            self.replica.land()
 
     async def _perform(self, operation: Generator[Requested[Any], Any, T], timeout: float | None = None) -> T:
         perform = self.store.backend.perform
@@ -270,7 +270,7 @@ class Keeper:
                 try:
                     await self._perform(replica.commit(), timeout)
                 finally:
-                    replica.in_flight = frozenset()
+                    replica.land()
             self.last_saved_at = datetime.now(timezone.utc)
             self._retry_pause = FIRST_RETRY
 
@@ -283,7 +283,7 @@ class Keeper:
 
     def _try_again(self) -> None:
         self._retry = None
-        if self.replica.dirty and not self.on_flush:
+        if (self.replica.dirty or self.replica.unresolved is not None) and not self.on_flush:
             self.cycle()
 
     async def flush(self) -> None:
@@ -388,16 +388,20 @@ class Keeper:
             KVPersistenceError: The store cannot be read.
         """
         await self.open()
-        if not self._is_fresh():
-            await self._look()
-        replica, found = self.replica, {}
-        for count, (id_, state) in enumerate(list(replica.states[section].items())):
-            value = replica.load(EntityId(section, id_), state)
-            if value is not NOTHING:
-                found[id_] = value
-            if count % 2000 == 1999:
-                await asyncio.sleep(0)
-        return found
+        if self.replica.unresolved is not None:
+            await self._commit(None)
+        assert self._lock is not None  # noqa: S101 - made by open
+        async with self._lock:
+            if not self._is_fresh():
+                await self._look()
+            replica, found = self.replica, {}
+            for count, (id_, state) in enumerate(list(replica.states[section].items())):
+                value = replica.load(EntityId(section, id_), state)
+                if value is not NOTHING:
+                    found[id_] = value
+                if count % 2000 == 1999:
+                    await asyncio.sleep(0)
+            return found
 
     # --- the end of the process ---
 
@@ -422,10 +426,10 @@ class Keeper:
         if self._pid != os.getpid():
             return
         self._is_watched = False
+        self.replica.land()
         self.capture_touched()
         self.collect()
         replica = self.replica
-        replica.in_flight = frozenset()
         if not replica.dirty and replica.unresolved is None:
             return
         backend = self.store.backend.blocking()

@@ -110,7 +110,7 @@ class Replica:
     Attributes:
         states: Per section, by id.
         dirty: Entities with something captured.
-        in_flight: Entities of the commit that is under way.
+        in_flight: Entities of the commit that is under way, or whose outcome is not known.
         layout: Where the entities live, once attached.
         store: Id of the store, once attached.
         is_attached: Whether layout and store are known.
@@ -205,6 +205,11 @@ class Replica:
         message = f"{len(batch)} entities were changed by others each time; they stay pending and are tried again"
         raise ConflictError(message)
 
+    def land(self) -> None:
+        """End a commit that failed; what became of an unresolved one must be known before its entities move."""
+        sent = () if self.unresolved is None else self.unresolved.planned
+        self.in_flight = frozenset(plan.entity for plan in sent)
+
     def _send(
         self, planned: list[_Planned], writes: list[_Planned], *, durable: bool
     ) -> Generator[Requested[Any], Any, CommitReply]:
@@ -288,6 +293,9 @@ class Replica:
             state.version = version if plan.result is not None else max(version, plan.version)
             if state.newer is not None and state.newer.version <= state.version:
                 state.newer = None
+            if state.newer is None and plan.result != plan.captured and not state.is_quarantined:
+                # What was merged in is news to memory, though the version is our own.
+                state.newer = Change(*self.layout.address(plan.entity), plan.result, state.version, 0)
             if state.captured is plan.captured or state.is_quarantined:
                 state.captured = NOTHING
                 self.dirty.pop(plan.entity, None)
