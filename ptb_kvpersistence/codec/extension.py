@@ -10,13 +10,11 @@ from ptb_kvpersistence.codec.text import Tree
 
 
 class Extension(Protocol):
-    """Stores the classes of a library under a tag of their own.
+    """Stores the classes of a library under a tag of their own."""
 
-    Attributes:
-        tag: For example ``$telegram``; no other tag of the codec.
-    """
-
-    tag: str
+    @property
+    def tag(self) -> str:
+        """The tag, for example ``$telegram``; no other tag of the codec."""
 
     def claims(self, cls: type) -> bool:
         """Whether instances of exactly this class are the extension's; asked once per class."""

@@ -149,9 +149,10 @@ class _Lane:
         return cast("R", reply)
 
     async def _open(self) -> aiosqlite.Connection:
-        self._connection = connection = aiosqlite.core.Connection(self._connect, iter_chunk_size=64)  # type: ignore[unused-awaitable]
+        connection = aiosqlite.core.Connection(self._connect, iter_chunk_size=64)
+        self._connection = connection
         try:
-            await connection
+            connection = await connection
             if self._failure is not None:
                 await cast("asyncio.Future[None]", connection.stop())
                 raise self._failure  # noqa: TRY301 - cleaned up below like any other
