@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
+from datetime import tzinfo
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
@@ -146,5 +147,5 @@ CONTENTS: Final[dict[type, Content]] = {
     )
 }
 
-ROOTS: Final[dict[type, Content | None]] = {**CONTENTS, SimpleNamespace: None, object: None}
+ROOTS: Final[dict[type, Content | None]] = {**CONTENTS, SimpleNamespace: None, tzinfo: None, object: None}
 """The built-in classes that a storable class may rest on; without a content the state is all in the attributes."""

@@ -43,6 +43,7 @@ Handler: TypeAlias = Callable[["Encoding", Any], Tree]
 
 MAX_NESTING: Final = 250
 _SAME: Final = frozenset((bool, NoneType))
+_SCALARS: Final = frozenset((str, bytes, bytearray, int, float, complex))  # their handlers want exactly the class
 _FACTORY_NAMES: Final = {factory: name for name, factory in FACTORIES.items()}
 
 
@@ -386,12 +387,14 @@ def _object_handler(cls: type, name: str) -> Handler:
     tag = f"${shape.kind}"
     defaults = defaults_of(cls)
     content = shape.content
+    is_scalar = content is not None and content.base in _SCALARS
+    encode_content = _same if content is None else _EXACT[content.base]
 
     def encode(run: Encoding, value: object) -> Tree:
         attributes = read_attributes(shape, value)
         fields = run.fields(value, attributes)
         if content is not None:
-            fields[CONTENT] = _EXACT[content.base](run, value)
+            fields[CONTENT] = encode_content(run, content.read(value) if is_scalar else value)
         unset = [field for field in defaults if field not in attributes]
         return {tag: [name, fields, unset] if unset else [name, fields]}
 
