@@ -3,8 +3,9 @@
 ``{"$telegram": [class name, payload]}`` is a Telegram object. Payloads have two forms:
 
 * The Bot API's JSON, ``{"message_id": 1, "date": 1700000000, "chat": {"id": 2, "type": "private"}}``: what ``to_dict``
-  gives and ``de_json`` reads. Any service can read it, and PTB itself knows how to read what an older or a newer PTB
-  wrote (fields that it does not know go to ``api_kwargs``). Nearly everything that a bot receives is stored so.
+  gives and ``de_json`` reads. Any service can read it, and PTB itself knows how to read what a newer PTB wrote (fields
+  that it does not know go to ``api_kwargs``); where it refuses what an older one wrote,
+  :mod:`ptb_kvpersistence.persistence.telegram_older` helps. Nearly everything that a bot receives is stored so.
 * The state, ``{"state": {attribute: value, ...}}``, each value as the codec stores it: for objects that ``de_json``
   would not bring back exactly. Those are objects with an empty field that PTB then takes for a missing one, with a
   tuple where ``to_dict`` makes a list, with a Telegram object as ``callback_data``, with fractions of a second, with
@@ -12,9 +13,10 @@
   uploads (``InputMediaPhoto``) are always stored so, because their ``__init__`` opens files that an argument names; so
   are registered subclasses of users, named ``"module:Qualname"``, whose code must not run; and so are TelegramErrors,
   which are no Telegram objects but may stand in one (``CallbackQuery.data`` as InvalidCallbackData).
-  ``None`` is left out. ``_frozen`` is written only where false, and the entries of ``_id_attrs`` are names of
-  attributes, or ``[value]``. Loading sets the attributes without ``__init__``. An attribute that the class has lost is
-  kept in ``api_kwargs``; one that it has got since is ``None``.
+  ``None`` is left out, and members of PTB's enums are written as ``{"$telegram": ["constants.ChatType", "private"]}``,
+  which is read as the plain value where PTB has lost the enum. ``_frozen`` is written only where false, and the
+  entries of ``_id_attrs`` are names of attributes, or ``[value]``. Loading sets the attributes without ``__init__``.
+  An attribute that the class has lost is kept in ``api_kwargs``; one that it has got since is ``None``.
 
 Which form an object gets is found out by trying ``de_json`` when it is stored, once per shape of object, see
 :mod:`ptb_kvpersistence.persistence.telegram_form`.
@@ -47,6 +49,7 @@ from ptb_kvpersistence.persistence.telegram_form import (
     rebuild,
     write,
 )
+from ptb_kvpersistence.persistence.telegram_older import rebuild_older
 from ptb_kvpersistence.persistence.telegram_private import DefaultValue, default_value
 
 _STATE: Final = "state"
@@ -74,7 +77,7 @@ class TelegramExtension:
         types: Classes of users; those that derive from :class:`telegram.TelegramObject` may be stored.
     """
 
-    tag: Final = "$telegram"
+    tag: Final = telegram_state.TAG
 
     def __init__(self, get_bot: Callable[[], Bot | None], types: Iterable[type] = ()) -> None:
         self._get_bot = get_bot
@@ -147,6 +150,8 @@ class TelegramExtension:
         name, data = payload
         if name == _DEFAULT_VALUE:
             return default_value(decode(data))
+        if name.startswith(telegram_state.CONSTANTS):
+            return telegram_state.decode_constant(name, data)
         if type(data) is not dict:
             raise Fault(f"the data of a Telegram object are an object, not a {type_name(type(data))}")
         if name in ERRORS:
@@ -159,8 +164,12 @@ class TelegramExtension:
         fields = decode(data)
         if type(fields) is not dict or not all(type(key) is str for key in fields):
             raise Fault("the data of a Telegram object are an object with names")
+        bot = self._get_bot()
         try:
-            return rebuild(cls, fields, self._get_bot())
+            try:
+                return rebuild(cls, fields, bot)
+            except (TypeError, KeyError):
+                return rebuild_older(cls, fields, bot)
         except Fault:
             raise
         except Exception as error:  # PTB checks nothing, so anything may come of wrong data

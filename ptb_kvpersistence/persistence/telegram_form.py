@@ -42,8 +42,10 @@ Shape: TypeAlias = Any
 Form: TypeAlias = tuple[Tree, Shape]
 """A tree, and the shape of what it was written from."""
 
-_ENTRY_POINTS: Final = frozenset(("type", "status", "source"))  # what de_json of a base class chooses the class by
-_LONGEST_ENTRY_POINT: Final = 40
+ENTRY_POINTS: Final = frozenset(("type", "status", "source"))
+"""Fields by which ``de_json`` of a base class chooses the class."""
+
+_LONGEST_CHOICE: Final = 40
 _ZERO: Final = object()
 _NOTHING: Final = object()
 _DEFAULT: Final = object()
@@ -89,6 +91,11 @@ _FITTING: Final = frozenset(cls for cls in CLASSES.values() if not may_read_file
 def is_fitting(cls: type) -> bool:
     """Whether ``de_json`` may rebuild objects of exactly this class: PTB's own, none that opens files."""
     return cls in _FITTING
+
+
+def is_constant(item: object) -> bool:
+    """Whether it is a member of one of PTB's enums that stand for a value of the Bot API."""
+    return isinstance(item, Enum) and isinstance(item, (str, int)) and type(item).__module__ == "telegram.constants"
 
 
 # --- writing ---
@@ -166,7 +173,7 @@ def _write_item(item: Any, key: str, encode: Encode) -> Form:
     kind = type(item)
     if kind is str:
         tree = item if item.isascii() else encode(item, "")
-        if key in _ENTRY_POINTS and len(item) <= _LONGEST_ENTRY_POINT:
+        if key in ENTRY_POINTS and len(item) <= _LONGEST_CHOICE:
             return tree, item
         return tree, str if item else _NOTHING
     if kind is int:
@@ -178,7 +185,7 @@ def _write_item(item: Any, key: str, encode: Encode) -> Form:
         return writer(item, key, encode)
     if isinstance(item, TelegramObject):
         raise UnfitError
-    if isinstance(item, Enum) and kind.__module__ == "telegram.constants":
+    if is_constant(item):
         return item.value, (kind, item.value)
     return encode(item, ""), kind
 
@@ -262,7 +269,7 @@ def rebuild(cls: type[TelegramObject], data: dict[str, Any], bot: Bot | None) ->
         An object of exactly that class.
 
     Raises:
-        Fault: The data do not give one. Whatever else PTB raises for them comes through.
+        TypeError: The data do not give one. Whatever else PTB raises for them comes through.
     """
     bare: type = cls
     for base in _choosing_bases(bare):
@@ -271,7 +278,7 @@ def rebuild(cls: type[TelegramObject], data: dict[str, Any], bot: Bot | None) ->
             return chosen
     rebuilt = cls.de_json(dict(data), bot)
     if type(rebuilt) is not cls:
-        raise Fault(f"the data are not those of a {cls.__name__}")
+        raise TypeError(f"the data are not those of a {cls.__name__}")
     return rebuilt
 
 

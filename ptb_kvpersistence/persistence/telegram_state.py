@@ -5,23 +5,30 @@ Which objects are stored so, and the form, are described in :mod:`ptb_kvpersiste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import timedelta
+from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+import telegram.constants
 from telegram import Bot, TelegramObject
 from telegram.error import TelegramError
 
 from ptb_kvpersistence.codec.classes import Shape, class_attribute, create, namespace_of, shape_of
 from ptb_kvpersistence.codec.place import Fault, Step, attribute_step, type_name
 from ptb_kvpersistence.codec.text import Tree
+from ptb_kvpersistence.persistence.telegram_form import is_constant
 from ptb_kvpersistence.persistence.telegram_private import API_KWARGS, BOT, CACHES, FROZEN, ID_ATTRS, UNFILLED_CACHES
 
 Encode: TypeAlias = Callable[[object, Step], Tree]
 Decode: TypeAlias = Callable[[Tree], object]
 State: TypeAlias = dict[str, Tree]
+
+TAG: Final = "$telegram"
+CONSTANTS: Final = "constants."
+"""What a constant's name begins with where a class would be named."""
 
 _ARGS: Final = "args"
 
@@ -63,7 +70,25 @@ def _slots_of(value: object, slots: dict[str, Any]) -> dict[str, Any]:
 
 
 def _encode_all(attributes: dict[str, Any], encode: Encode) -> State:
-    return {name: encode(item, attribute_step(name)) for name, item in attributes.items() if item is not None}
+    return {
+        name: encode_constant(item) if is_constant(item) else encode(item, attribute_step(name))
+        for name, item in attributes.items()
+        if item is not None
+    }
+
+
+def encode_constant(item: Any) -> Tree:
+    """Write a member of one of PTB's enums by its value, since PTB renames and moves those of its own use."""
+    return {TAG: [f"{CONSTANTS}{type(item).__name__}", item.value]}
+
+
+def decode_constant(name: str, value: Tree) -> object:
+    """Find a member again; the plain value where the installed PTB has none."""
+    cls = vars(telegram.constants).get(name.removeprefix(CONSTANTS))
+    if type(value) not in (str, int):
+        raise Fault("the value of a constant is a str or an int")
+    members = cls.__members__.values() if isinstance(cls, type) and issubclass(cls, Enum) else ()
+    return next((member for member in members if is_constant(member) and member.value == value), value)
 
 
 def decode_object(cls: type, state: State, decode: Decode, bot: Bot | None) -> TelegramObject:
@@ -76,7 +101,7 @@ def decode_object(cls: type, state: State, decode: Decode, bot: Bot | None) -> T
     if shape.trouble or shape.content is not None or BOT in state:
         raise Fault(f"this is not the state of a {cls.__name__}")
     id_attrs = state.pop(ID_ATTRS, [])
-    attributes = _decode_all(state, decode)
+    attributes = _decode_all(state, decode, None if shape.dict_of else shape.slots)
     values: dict[str, Any] = dict.fromkeys(shape.slots)
     values.update((name, empty) for name, empty in UNFILLED_CACHES.items() if name in values)
     frozen, api_kwargs = attributes.pop(FROZEN, True), attributes.pop(API_KWARGS, {})
@@ -93,12 +118,15 @@ def decode_object(cls: type, state: State, decode: Decode, bot: Bot | None) -> T
     return rebuilt
 
 
-def _decode_all(state: State, decode: Decode) -> dict[str, Any]:
+def _decode_all(state: State, decode: Decode, known: Container[str] | None = None) -> dict[str, Any]:
     attributes = {}
     for name, tree in state.items():
         try:
             attributes[name] = decode(tree)
         except Fault as fault:
+            if known is not None and name not in known:  # a newer PTB's attribute, with a class of its own
+                attributes[name] = tree
+                continue
             raise fault.at(attribute_step(name)) from fault.cause
     return attributes
 
