@@ -7,11 +7,11 @@ import enum
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 from telegram import User
 from telegram.ext import ExtBot, PicklePersistence
-from typer.testing import CliRunner
 
 from ptb_kvpersistence import KVPersistence, connect
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
@@ -47,13 +47,20 @@ def bot():
     return ExtBot("123:token", arbitrary_callback_data=True)
 
 
+class Result(NamedTuple):
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def run():
+def run(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
     def invoke(*args, code=0):
-        result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="ptb-kv", env={"COLUMNS": "200"})
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.output
+        with pytest.raises(SystemExit) as caught:
+            app([str(arg) for arg in args], prog_name="ptb-kv")
+        result = Result(*capsys.readouterr())
+        assert (caught.value.code or 0) == code, result
         return result
 
     return invoke

@@ -110,6 +110,6 @@ def test_what_the_tests_need_is_declared():
         if "benchmarks" not in path.parts
         for match in re.findall(r"(?m)^\s*(?:from|import) (\w+)", path.read_text(encoding="utf-8"))
     }
-    ours = {"ptb_kvpersistence", "tests", "examples", "shopmodels", "__future__"}
+    ours = {"ptb_kvpersistence", "tests", "examples", "shopmodels", "tomllib", "__future__"}
     missing = {name for name in imported - ours - sys.stdlib_module_names if name.replace("_", "-") not in declared}
     assert not missing
