@@ -135,8 +135,8 @@ def _slots_of(mro: tuple[type, ...]) -> dict[str, Any]:
 def _dict_getter(mro: tuple[type, ...]) -> Callable[[Any], dict[str, Any]] | None:
     for base in mro:
         descriptor = namespace_of(base).get("__dict__")
-        if type(descriptor) is GetSetDescriptorType and base is not type:
-            return descriptor.__get__
+        if type(descriptor) in (GetSetDescriptorType, MemberDescriptorType):  # the latter in SimpleNamespace
+            return descriptor.__get__  # type: ignore[no-any-return]
     return None
 
 

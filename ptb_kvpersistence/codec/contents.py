@@ -58,7 +58,7 @@ def _create_ordered(cls: type[OrderedDict[Any, Any]], content: OrderedDict[Any, 
 
 
 def _read_default(value: defaultdict[Any, Any]) -> defaultdict[Any, Any]:
-    return defaultdict(default_factory_of(value), dict.copy(value))
+    return defaultdict(default_factory_of(value), dict.items(value))
 
 
 def _replace_default(value: defaultdict[Any, Any], content: defaultdict[Any, Any]) -> None:
@@ -125,7 +125,7 @@ CONTENTS: Final[dict[type, Content]] = {
     for content in (
         Content(OrderedDict, lambda value: OrderedDict(OrderedDict.items(value)), _create_ordered, _replace_ordered),
         Content(defaultdict, _read_default, _create_default, _replace_default),
-        Content(dict, dict.copy, _create_dict, _replace_dict),
+        Content(dict, lambda value: dict(dict.items(value)), _create_dict, _replace_dict),  # dict.copy calls __iter__
         Content(list, lambda value: list.__getitem__(value, slice(None)), _create_list, _replace_list),
         Content(set, lambda value: set().union(value), _create_set, _replace_set),
         Content(
