@@ -88,9 +88,10 @@ def prepare(connection: sqlite3.Connection, path: str, *, create: bool = True) -
 
 
 def _check_format(connection: sqlite3.Connection, path: str) -> bool:
+    # In this order, since somebody may be creating the file: whoever sees tables must find the application's id.
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (number,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (tables or application or number):
         raise CorruptDatabaseError(f"{path} is an SQLite database of another program; give another path")
     if number > FORMAT:
