@@ -177,6 +177,11 @@ class Keeper:
         if state is not None:
             state.live = NOTHING
 
+    def replace_live(self, entity: EntityId, live: object) -> None:
+        """Note the object that PTB has in place of one that was dropped."""
+        self._touched[entity] = state = self.replica.state(entity)
+        state.live = live
+
     def cycle(self) -> Cycle:
         """Give the cycle that captures belong to, and see that it gets committed."""
         self._captured_at = time.monotonic()
@@ -233,11 +238,11 @@ class Keeper:
         for entity in [entity for entity in replica.dirty if entity.section == "conversations"]:
             for part in entity.id[1]:
                 for other in (EntityId("chat_data", part), EntityId("user_data", part)):
-                    if other in self._touched and other not in replica.dirty:
-                        self._capture_live(other)
+                    state = replica.states[other.section].get(part)
+                    if state is not None and other not in replica.dirty:
+                        self._capture_live(other, state)
 
-    def _capture_live(self, entity: EntityId) -> None:
-        state = self._touched[entity]
+    def _capture_live(self, entity: EntityId, state: State) -> None:
         if state.live is NOTHING:
             return
         try:
@@ -253,8 +258,8 @@ class Keeper:
 
     def capture_touched(self) -> None:
         """Capture all live data that PTB showed us, without PTB's help."""
-        for entity in list(self._touched):
-            self._capture_live(entity)
+        for entity, state in list(self._touched.items()):
+            self._capture_live(entity, state)
 
     # --- committing ---
 

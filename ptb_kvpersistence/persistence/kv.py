@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import weakref
 from collections.abc import Collection, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -37,6 +38,8 @@ from ptb_kvpersistence.store.database import DEFAULT_STORE, make_async_store
 if TYPE_CHECKING:
     import os
     from datetime import datetime
+
+    from telegram.ext import Application
 
     from ptb_kvpersistence.codec import Codec
     from ptb_kvpersistence.persistence.keeper import Cycle
@@ -146,6 +149,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         self.on_flush = on_flush
         self.context_types: ContextTypes[Any, UD, CD, BD] = context_types or cast("Any", ContextTypes())
         self._bot_name = None if bot is None else check_bot_name(bot)
+        self._application: weakref.ref[Application[Any, Any, Any, Any, Any, Any]] | None = None
         self._ledger = CallbackLedger()
         codec = self._make_codec(types)
         self._keeper = Keeper(
@@ -241,6 +245,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             )
             raise ConfigurationError(message)
         super().set_bot(bot)
+        self._application = None
 
     def _find_bot_name(self) -> str | None:
         if self._bot_name is not None:
@@ -371,14 +376,27 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return self._ticket(self._keeper.cycle(), error)
 
     def _drop(self, entity: EntityId) -> Coroutine[Any, Any, None]:
-        keeper = self._keeper
-        state = keeper.replica.state(entity)
-        if state.is_replaced:
-            # PTB reports only the drop, but there is a new object already.
-            return self._update(entity, state.live)
-        keeper.capture(entity, None)
-        keeper.forget_live(entity)
-        return self._ticket(keeper.cycle(), None)
+        # PTB reports only the drop, also where a handler has put something into a new object since.
+        live = self._after_drop(entity)
+        if live is not None:
+            self._keeper.replace_live(entity, live)
+            return self._update(entity, live)
+        self._keeper.capture(entity, None)
+        self._keeper.forget_live(entity)
+        return self._ticket(self._keeper.cycle(), None)
+
+    def _after_drop(self, entity: EntityId) -> object | None:
+        """Give the object that PTB holds for an entity of which it reports the drop, None if it has none."""
+        if entity.section == "conversations":
+            return None
+        application = None if self._application is None else self._application()
+        if application is None or application.persistence is not self:
+            application = ptb.find_application(self)
+            self._application = None if application is None else weakref.ref(application)
+        if application is not None:
+            return cast("object", getattr(application, entity.section).get(entity.id))
+        state = self._keeper.replica.state(entity)
+        return state.live if state.is_replaced else None
 
     def _capture(self, entity: EntityId, data: object) -> EncodeError | None:
         try:

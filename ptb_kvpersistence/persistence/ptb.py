@@ -20,10 +20,13 @@ def find_application(persistence: BasePersistence[Any, Any, Any]) -> Application
 
     Cost: one pass over all objects that the garbage collector knows, some 10 ms per 100,000 objects.
     """
+    found = None
     for referrer in gc.get_referrers(persistence):
         if isinstance(referrer, Application) and referrer.persistence is persistence:
-            return referrer
-    return None
+            if referrer._initialized:  # noqa: SLF001 - no public way; an earlier Application may still be around
+                return referrer
+            found = referrer
+    return found
 
 
 def conversation_names(application: Application[Any, Any, Any, Any, Any, Any]) -> set[str]:
