@@ -175,7 +175,7 @@ class _Lane:
     async def close(self) -> None:
         if self._opening is not None:
             with contextlib.suppress(DatabaseError):
-                await asyncio.shield(self._opening)
+                _ = await asyncio.shield(self._opening)
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
