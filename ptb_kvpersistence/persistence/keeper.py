@@ -225,7 +225,6 @@ class Keeper:
         await asyncio.sleep(0)
         if self._cycle is cycle:
             self._cycle = None
-        self._take_along()
         try:
             await self._commit(None)
         except Exception as error:  # noqa: BLE001 - delivered to the awaiter
@@ -239,7 +238,7 @@ class Keeper:
             for part in entity.id[1]:
                 for other in (EntityId("chat_data", part), EntityId("user_data", part)):
                     state = replica.states[other.section].get(part)
-                    if state is not None and other not in replica.dirty:
+                    if state is not None:
                         self._capture_live(other, state)
 
     def _capture_live(self, entity: EntityId, state: State) -> None:
@@ -273,7 +272,7 @@ class Keeper:
                 await self._open_locked()
             if replica.dirty or replica.unresolved is not None:
                 try:
-                    await self._perform(replica.commit(), timeout)
+                    await self._perform(replica.commit(self._take_along), timeout)
                 finally:
                     replica.land()
             self.last_saved_at = datetime.now(timezone.utc)
@@ -441,7 +440,7 @@ class Keeper:
         try:
             if not replica.is_attached:
                 drive(self._opening([]), backend.perform)
-            drive(replica.commit(), backend.perform)
+            drive(replica.commit(self._take_along), backend.perform)
         except (DatabaseError, ConflictError) as error:
             _logger.error("the last changes could not be saved (%s)", error)  # noqa: TRY400 - the reason is enough
             rescue.write(self.store, replica)

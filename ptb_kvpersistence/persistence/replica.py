@@ -27,7 +27,7 @@ from ptb_kvpersistence.model import ABSENT, Change, Changes, Commit, Delete, Get
 from ptb_kvpersistence.persistence.layout import SECTIONS, EntityId, Layout, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from ptb_kvpersistence.codec import Codec
     from ptb_kvpersistence.model import CommitReply, Requested
@@ -167,8 +167,14 @@ class Replica:
 
     # --- to the store: committing ---
 
-    def commit(self, *, durable: bool = True) -> Generator[Requested[Any], Any, int]:
+    def commit(
+        self, prepare: Callable[[], None] = lambda: None, *, durable: bool = True
+    ) -> Generator[Requested[Any], Any, int]:
         """Commit everything captured, as one commit; what others changed meanwhile is merged.
+
+        Args:
+            prepare: Called when all earlier commits are settled, to capture what belongs to that which is captured.
+            durable: Wait for the disk.
 
         Returns:
             How many entities were written.
@@ -179,6 +185,7 @@ class Replica:
         """
         if self.unresolved is not None:
             yield from self._resolve()
+        prepare()
         current: dict[EntityId, tuple[bytes | None, int]] = {}
         self.in_flight = frozenset(self.dirty)
         batch = [(entity, state, state.captured) for entity, state in self.dirty.items()]
@@ -234,8 +241,9 @@ class Replica:
         assert self.unresolved is not None  # noqa: S101 - the caller checked
         commit, planned = self.unresolved
         try:
+            # What else fails now says nothing about the first time.
             reply = yield commit
-        except NOTHING_WRITTEN:
+        except StoreNotFoundError:
             self.unresolved = None
             raise
         if reply.is_committed:
