@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from telegram import Bot
-from telegram.ext import BasePersistence, ContextTypes, ExtBot, PersistenceInput
+from telegram.ext import BasePersistence, ContextTypes, ConversationHandler, ExtBot, PersistenceInput
 
 from ptb_kvpersistence.backends.urls import parse
 from ptb_kvpersistence.errors import ConfigurationError, EncodeError
@@ -124,7 +124,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         types: Iterable[type] = (),
     ) -> None: ...
 
-    def __init__(  # noqa: PLR0917 - the order is PicklePersistence's
+    def __init__(
         self,
         filepath: str | os.PathLike[str] | None = None,
         store_data: PersistenceInput | None = None,
@@ -356,7 +356,9 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
     ) -> Coroutine[Any, Any, None]:
         """Take a conversation's new state, None when it has ended; see :meth:`update_user_data`."""
         entity = check_conversation(name, key)
-        return self._drop(entity) if new_state is None else self._update(entity, new_state)
+        # PTB reports END itself for a conversation that a non-blocking handler has ended.
+        has_ended = new_state is None or (type(new_state) is int and new_state == ConversationHandler.END)
+        return self._drop(entity) if has_ended else self._update(entity, new_state)
 
     def update_callback_data(self, data: CallbackData) -> Coroutine[Any, Any, None]:
         """Take the callback data, of which only the difference is written; see :meth:`update_user_data`."""

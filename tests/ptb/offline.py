@@ -210,14 +210,13 @@ class Witness:
 
     def rows(self) -> dict[tuple[str, str], tuple[int, Any]]:
         """Give version and value of each entry by domain and key; deleted ones are left out."""
-        rows = self.query("SELECT domain, key, version, value FROM entries WHERE value IS NOT NULL")
-        return {(domain, key): (version, json.loads(value)) for domain, key, version, value in rows}
+        return {place: (version, json.loads(text)) for place, (version, text) in self.texts().items()}
 
     def values(self, domain: str) -> dict[str, Any]:
         return {key: value for (owner, key), (_, value) in self.rows().items() if owner == domain}
 
     def versions(self) -> dict[tuple[str, str], int]:
-        return {place: version for place, (version, _) in self.rows().items()}
+        return {place: version for place, (version, _) in self.texts().items()}
 
     def head(self) -> int:
         return self.query("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")[0][0]
@@ -233,16 +232,20 @@ class Witness:
             " VALUES((SELECT id FROM stores WHERE name = 'default'), ?, ?, ?)",
             domain,
             key,
-            value if isinstance(value, str) else json.dumps(value),
+            json.dumps(value),
         )
 
     def update(self, domain: str, key: str, value: Any) -> int:
-        return self.run(
-            "UPDATE entries SET value = ? WHERE domain = ? AND key = ?",
-            value if isinstance(value, str) else json.dumps(value),
-            domain,
-            key,
-        )
+        return self.update_text(domain, key, json.dumps(value))
+
+    def update_text(self, domain: str, key: str, text: str) -> int:
+        """Write an entry that need not be JSON."""
+        return self.run("UPDATE entries SET value = ? WHERE domain = ? AND key = ?", text, domain, key)
+
+    def texts(self) -> dict[tuple[str, str], tuple[int, str]]:
+        """Give version and text of each entry by domain and key; deleted ones are left out."""
+        rows = self.query("SELECT domain, key, version, value FROM entries WHERE value IS NOT NULL")
+        return {(domain, key): (version, value) for domain, key, version, value in rows}
 
     def delete(self, domain: str, key: str) -> int:
         return self.run("DELETE FROM entries WHERE domain = ? AND key = ?", domain, key)
