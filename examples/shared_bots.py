@@ -1,8 +1,8 @@
 """Two bots that share what they know about their users.
 
 The shop and the desk keep user_data together: what one bot learns, the other one knows at the next message. Both may
-change the same user at the same time, and nothing is lost: points are added up by the policy "sum", and purchases, a
-list that both bots append to, are joined.
+change the same user at the same time, and nothing is lost: points are added up by the policy "sum", and the lists of
+purchases are joined by a policy of our own.
 
     python examples/shared_bots.py             # both in one process, a chat on the terminal: @shop /buy, @desk /points
     python examples/shared_bots.py shop        # or each in a process of its own, on the same database
@@ -42,13 +42,19 @@ async def note(update: Update, context: Context) -> None:
     await update.message.reply_text(f"Only I know: {', '.join(context.chat_data['notes']) or 'nothing'}")
 
 
+def joined(base: list[str] | None, ours: list[str] | None, theirs: list[str] | None) -> list[str]:
+    """Merge two lists that both bots appended to: what the other one has, then what is new here."""
+    return (theirs or []) + (ours or [])[len(base or []) :]
+
+
 def build(example: Example, bot: str) -> Application[Any, Any, Any, Any, Any, Any]:
     """Build one of the two bots."""
     persistence = KVPersistence(
         example.database,
         update_interval=1,
+        bot=bot,  # what is not shared is kept under this name
         share=("user_data",),
-        merge={"user_data.*.points": "sum"},
+        merge={"user_data.*.points": "sum", "user_data.*.purchases": joined},
     )
     application = example.connect(ApplicationBuilder(), bot).persistence(persistence).build()
     application.add_handler(CommandHandler("buy", buy))

@@ -21,14 +21,6 @@ class Signal:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _changed(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-
     async def until(self, look: Callable[[], T | None], timeout: float) -> T | None:
         """Wait until `look` returns something.
 
@@ -46,7 +38,12 @@ class Signal:
             left = deadline - loop.time()
             if found is not None or left <= 0:
                 return found
+            # Registered before anything else can run: a change between the look and the wait is not missed.
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._waiters.add(waiter)
             try:
-                await asyncio.wait_for(self._changed(), left)
+                await asyncio.wait_for(waiter, left)
             except asyncio.TimeoutError:
                 return look()
+            finally:
+                self._waiters.discard(waiter)

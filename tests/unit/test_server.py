@@ -27,6 +27,7 @@ from telegram.request import HTTPXRequest
 
 from ptb_kvpersistence.server import BotAPIServer, running_server
 from ptb_kvpersistence.server.updates import FIRST_UPDATE_ID
+from ptb_kvpersistence.server.waiting import Signal
 from ptb_kvpersistence.server.webhook import SECRET_HEADER
 
 TOKEN = "4711:ABC-def_123"
@@ -616,6 +617,24 @@ class TestFaults:
                 await bot.get_me()
         await bot.get_me()
         assert [call.ok for call in account.calls if call.method == "getMe"][-4:] == [True, False, False, True]
+
+
+class TestWaiting:
+    async def test_a_change_right_after_the_look_is_not_missed(self):
+        """The change comes in the very step in which the look found nothing."""
+        signal, found = Signal(), []
+
+        def look():
+            if not found:
+                asyncio.get_running_loop().call_soon(change)
+                return None
+            return found[0]
+
+        def change():
+            found.append("it")
+            signal.notify()
+
+        assert await asyncio.wait_for(signal.until(look, timeout=60), 2) == "it"
 
 
 class TestUsers:
