@@ -10,6 +10,11 @@
     |-- KeyNotFoundError (KeyError)            no entry under that key
     |-- KeyExistsError (KeyError)              an entry under that key exists
     |-- ConflictError (RuntimeError)           what a commit relied on has changed
+    |-- ReentryError (RuntimeError)            somebody would wait for himself
+    |-- LockTimeoutError (TimeoutError)        a lock was not free in time
+    |-- LeaseLostError (RuntimeError)          a lock expired while it was held
+    |-- StoreInUseError (RuntimeError)         bots are attached to the store
+    |-- WatchGapError (RuntimeError)           changes were forgotten before a watcher saw them
     |-- StoreClosedError (RuntimeError)        the database was closed
     `-- DatabaseError (OSError)                the database cannot be used
         |-- BusyError (TimeoutError)           locked by somebody else for too long
@@ -146,6 +151,32 @@ class KeyExistsError(KVPersistenceError, KeyError):
 
 class ConflictError(KVPersistenceError, RuntimeError):
     """What a commit relied on has changed meanwhile; nothing of it was written."""
+
+
+class ReentryError(KVPersistenceError, RuntimeError):
+    """The same thread or task, or the running event loop, would wait for itself for ever."""
+
+
+class LockTimeoutError(KVPersistenceError, TimeoutError):
+    """A lock was not free in time; nothing was done."""
+
+
+class LeaseLostError(KVPersistenceError, RuntimeError):
+    """A lock expired while it was held, and somebody else may have it."""
+
+
+class StoreInUseError(KVPersistenceError, RuntimeError):
+    """Bots are attached to the store.
+
+    Attributes:
+        bots: Their names.
+    """
+
+    bots: tuple[str, ...]
+
+
+class WatchGapError(KVPersistenceError, RuntimeError):
+    """Changes were forgotten before a watcher saw them, or the store was made anew; read it from the start."""
 
 
 class StoreClosedError(KVPersistenceError, RuntimeError):

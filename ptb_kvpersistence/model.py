@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from ptb_kvpersistence.errors import InvalidKeyError
 
@@ -144,10 +144,11 @@ class VersionCheck(NamedTuple):
 
 
 class RangeCheck(NamedTuple):
-    """Nothing in the range was written or deleted after version ``since``."""
+    """Nothing in the range was written or deleted after version ``since``, nor has expired after the time ``at``."""
 
     range: KeyRange
     since: int
+    at: int = 0
 
 
 class Put(NamedTuple):
@@ -179,6 +180,22 @@ class GetMany(Requested["tuple[Record | None, ...]"]):
 
     store: int
     addresses: tuple[Address, ...]
+
+
+class CheckedReply(NamedTuple):
+    """The reply to a reading request, and whether what had been read before still held in the same snapshot.
+
+    Attributes:
+        reply: The reply; None when a check failed.
+        is_current: Whether all checks held.
+        head: Highest version of the database in that snapshot.
+        at: When it was taken, in milliseconds since the epoch by the database's clock.
+    """
+
+    reply: Any
+    is_current: bool
+    head: int
+    at: int
 
 
 class PageReply(NamedTuple):
@@ -282,6 +299,15 @@ class StoreInfo(NamedTuple):
     id: int
     name: str
     incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked(Requested[CheckedReply]):
+    """Perform a reading request and the checks of what was read before, all in one snapshot."""
+
+    store: int
+    request: GetMany | Page | Count
+    checks: tuple[VersionCheck | RangeCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,37 @@ from ptb_kvpersistence.errors import BusyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ptb_kvpersistence.model import R, Requested
+    from ptb_kvpersistence.model import Commit, R, Requested
 
 TOMBSTONE_LIFETIME: Final = 7 * 86_400_000
 """Milliseconds that a deletion stays in the change feed, and a commit's id is remembered."""
 
 DEFAULT_TIMEOUT: Final = 5.0
 """Seconds to wait for a database that somebody else has locked."""
+
+
+class Session(Protocol):
+    """An exclusive session: until it ends, every other writer waits."""
+
+    def perform(self, request: Requested[R]) -> R:
+        """Perform a reading request."""
+        ...
+
+    def end(self, commit: Commit | None) -> None:
+        """Apply a commit, if given, and let the others go on."""
+        ...
+
+
+class AsyncSession(Protocol):
+    """An exclusive session of the async face."""
+
+    async def perform(self, request: Requested[R]) -> R:
+        """Perform a reading request."""
+        ...
+
+    async def end(self, commit: Commit | None) -> None:
+        """Apply a commit, if given, and let the others go on."""
+        ...
 
 
 class Backend(Protocol):
@@ -34,6 +58,15 @@ class Backend(Protocol):
 
     def perform(self, request: Requested[R], timeout: float | None = None) -> R:
         """Perform one request, waiting up to ``timeout`` seconds for a busy database."""
+        ...
+
+    def exclusive(self, timeout: float, *, durable: bool = True) -> Session:
+        """Begin an exclusive session, waiting up to ``timeout`` seconds.
+
+        Raises:
+            LockTimeoutError: Others had the lock all the time.
+            ReentryError: The same thread has a session already.
+        """
         ...
 
     def close(self) -> None:
@@ -54,6 +87,15 @@ class AsyncBackend(Protocol):
 
     async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
         """Perform one request, waiting up to ``timeout`` seconds for a busy database."""
+        ...
+
+    async def exclusive(self, timeout: float, *, durable: bool = True) -> AsyncSession:
+        """Begin an exclusive session, waiting up to ``timeout`` seconds.
+
+        Raises:
+            LockTimeoutError: Others had the lock all the time.
+            ReentryError: The same task has a session already.
+        """
         ...
 
     def peek(self) -> object | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ptb_kvpersistence.model import ABSENT, StoreInfo, check_name
-from ptb_kvpersistence.store import operations
+from ptb_kvpersistence.store import ambient, operations
+from ptb_kvpersistence.store.aio_transaction import AsyncTransaction, run
 from ptb_kvpersistence.store.operations import Entry, Handle, Scope, drive_async
+from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 
     from ptb_kvpersistence.backends.base import AsyncBackend
     from ptb_kvpersistence.model import Requested
@@ -57,8 +59,40 @@ class AsyncStore:
         assert self._handle.info is not None  # noqa: S101 - opened above
         return self._handle.info
 
+    @property
+    def domain_name(self) -> str:
+        """Name of the domain; "" for the root."""
+        return self._scope.domain
+
+    @property
+    def key(self) -> tuple[object, str]:
+        """What tells whether two objects are the same store of the same database."""
+        return self._handle.backend, self._handle.name
+
+    def bound_to(self, backend: Any) -> AsyncStore:
+        """Give the same store on another performer, for a transaction."""
+        return AsyncStore(backend, self._handle, self._scope.domain)
+
     async def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
-        return await drive_async(operation, self._backend.perform)
+        inside = ambient.find(self.key)
+        return await drive_async(operation, self._backend.perform if inside is None else inside.view.backend.perform)
+
+    def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> AsyncTransaction:
+        """Begin a transaction: ``async with store.transaction():``; code inside uses this store, or what is yielded.
+
+        Args:
+            lock: Make every other writer wait until the end (in an SQLite file: to any of its stores).
+            timeout: Seconds to wait for the lock.
+
+        Returns:
+            An async context manager; any exception inside rolls back. Inside another transaction of this task it is
+            a nested one, which rolls back alone.
+        """
+        return AsyncTransaction(self, lock=lock, timeout=timeout)
+
+    async def run(self, function: Callable[[AsyncStore], Awaitable[T]]) -> T:
+        """Await ``function(store)`` inside a transaction, again after each conflict; give its result."""
+        return await run(self, function)
 
     def __repr__(self) -> str:
         domain = f", domain={self._scope.domain!r}" if self._scope.domain else ""

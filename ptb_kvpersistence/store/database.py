@@ -29,9 +29,12 @@ class Database:
         name: Path or URL, without a password.
     """
 
-    def __init__(self, location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float) -> None:
+    def __init__(
+        self, location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float, durable: bool = False
+    ) -> None:
         self._backend = open_backend(location, timeout=timeout)
         self._codec = Codec(types)
+        self._durable = durable
         self.name = self._backend.name
 
     def __enter__(self) -> Self:
@@ -73,7 +76,7 @@ class Database:
         return [info.name for info in self._backend.perform(ListStores())]
 
     def _store(self, name: str, mode: Literal["open", "create", "ensure"]) -> Store:
-        handle = Handle(check_name(name, "store name"), mode, self._codec)
+        handle = Handle(check_name(name, "store name"), mode, self._codec, self._backend, self._durable)
         drive(open_store(handle), self._backend.perform)
         return Store(self._backend, handle)
 
@@ -85,9 +88,12 @@ class AsyncDatabase:
         name: Path or URL, without a password.
     """
 
-    def __init__(self, location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float) -> None:
+    def __init__(
+        self, location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float, durable: bool = False
+    ) -> None:
         self._backend = open_async_backend(location, timeout=timeout)
         self._codec = Codec(types)
+        self._durable = durable
         self.name = self._backend.name
 
     async def __aenter__(self) -> Self:
@@ -129,13 +135,17 @@ class AsyncDatabase:
         return [info.name for info in await self._backend.perform(ListStores())]
 
     async def _store(self, name: str, mode: Literal["open", "create", "ensure"]) -> AsyncStore:
-        handle = Handle(check_name(name, "store name"), mode, self._codec)
+        handle = Handle(check_name(name, "store name"), mode, self._codec, self._backend, self._durable)
         await drive_async(open_store(handle), self._backend.perform)
         return AsyncStore(self._backend, handle)
 
 
 def connect(
-    location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float = DEFAULT_TIMEOUT
+    location: str | os.PathLike[str],
+    *,
+    types: Iterable[type] = (),
+    timeout: float = DEFAULT_TIMEOUT,
+    durable: bool = False,
 ) -> Database:
     """Connect to a database for scripts and threads.
 
@@ -143,20 +153,27 @@ def connect(
         location: Path of an SQLite file, or a URL: ``sqlite:///file.db``, ``memory:``, ``memory:name``.
         types: Classes whose instances may be stored, besides those the codec knows.
         timeout: Seconds to wait for a database that somebody else has locked.
+        durable: Have each write wait for the disk, so that it survives loss of power too; any write survives the end
+            of the process.
 
     Raises:
         ConfigurationError: The location names nothing known.
     """
-    return Database(location, types=types, timeout=timeout)
+    return Database(location, types=types, timeout=timeout, durable=durable)
 
 
 def connect_async(
-    location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float = DEFAULT_TIMEOUT
+    location: str | os.PathLike[str],
+    *,
+    types: Iterable[type] = (),
+    timeout: float = DEFAULT_TIMEOUT,
+    durable: bool = False,
 ) -> AsyncDatabase:
     """Connect to a database for handlers; see :func:`connect`."""
-    return AsyncDatabase(location, types=types, timeout=timeout)
+    return AsyncDatabase(location, types=types, timeout=timeout, durable=durable)
 
 
 def make_async_store(location: Any, name: str, codec: Codec, *, timeout: float = DEFAULT_TIMEOUT) -> AsyncStore:
     """Make a store that is opened, and created, by its first operation."""
-    return AsyncStore(open_async_backend(location, timeout=timeout), Handle(name, "ensure", codec))
+    backend = open_async_backend(location, timeout=timeout)
+    return AsyncStore(backend, Handle(name, "ensure", codec, backend))

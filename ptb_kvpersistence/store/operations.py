@@ -49,12 +49,16 @@ class Handle:
         name: Name of the store.
         mode: How it is opened, see OpenStore.
         codec: Turns values into text and back.
+        backend: The database it is in, to tell stores apart.
+        durable: Whether a write waits for the disk.
         info: What the database said, once asked.
     """
 
     name: str
     mode: Literal["open", "create", "ensure"]
     codec: Codec
+    backend: object
+    durable: bool = False
     info: StoreInfo | None = None
 
 
@@ -204,7 +208,7 @@ def set_item(
         raise ConfigurationError(message)
     checks = () if if_version is None else (VersionCheck(*address, if_version),)
     store = yield from open_store(scope.handle)
-    reply = yield Commit(store, (put,), checks)
+    reply = yield Commit(store, (put,), checks, durable=scope.handle.durable)
     if not reply.is_committed:
         raise _changed(scope, address.key)
     return reply.versions[0]  # type: ignore[no-any-return]
@@ -217,7 +221,7 @@ def set_many(scope: Scope, items: Iterable[tuple[object, Any]]) -> Generator[Req
         address = check_address(scope.domain, key)
         puts.append(Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]")))
     store = yield from open_store(scope.handle)
-    yield Commit(store, tuple(puts))
+    yield Commit(store, tuple(puts), durable=scope.handle.durable)
 
 
 def add(scope: Scope, key: object, value: Any) -> Generator[Requested[Any], Any, int]:
@@ -243,7 +247,7 @@ def discard(scope: Scope, key: object) -> Generator[Requested[Any], Any, bool]:
     """Delete an entry; reply: whether there was one."""
     address = check_address(scope.domain, key)
     store = yield from open_store(scope.handle)
-    reply = yield Commit(store, (Delete(*address),))
+    reply = yield Commit(store, (Delete(*address),), durable=scope.handle.durable)
     return bool(reply.versions[0])
 
 
@@ -277,7 +281,7 @@ def modify(
             ttl, expires_at = (record.ttl, record.expires_at) if record is not None else (None, None)
             mutation = Put(*address, text, ttl, expires_at)
         store = yield from open_store(scope.handle)
-        reply = yield Commit(store, (mutation,), (check,))
+        reply = yield Commit(store, (mutation,), (check,), durable=scope.handle.durable)
         if reply.is_committed:
             return before, after
         record = reply.conflicts[address]
@@ -328,7 +332,8 @@ def clear(scope: Scope) -> Generator[Requested[Any], Any, None]:
     while more:
         reply = yield Page(store, KeyRange(scope.domain), PAGE)
         more = reply.more
-        yield Commit(store, tuple(Delete(scope.domain, key) for key, _ in reply.items))
+        deletes = tuple(Delete(scope.domain, key) for key, _ in reply.items)
+        yield Commit(store, deletes, durable=scope.handle.durable)
 
 
 def _place(scope: Scope, key: str) -> str:

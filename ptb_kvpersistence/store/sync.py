@@ -6,11 +6,12 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, MutableMapp
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ptb_kvpersistence.model import ABSENT, check_name
-from ptb_kvpersistence.store import operations
+from ptb_kvpersistence.store import ambient, operations
 from ptb_kvpersistence.store.operations import Entry, Handle, Scope, drive
+from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, Transaction, run
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from ptb_kvpersistence.backends.base import Backend
     from ptb_kvpersistence.model import Requested
@@ -34,6 +35,26 @@ class Store(MutableMapping[str, Any]):
         """Name of the store."""
         return self._handle.name
 
+    @property
+    def domain_name(self) -> str:
+        """Name of the domain; "" for the root."""
+        return self._scope.domain
+
+    @property
+    def backend(self) -> Backend:
+        """What performs the requests."""
+        return self._backend
+
+    @property
+    def handle(self) -> Handle:
+        """Which store this is, for operations."""
+        return self._handle
+
+    @property
+    def key(self) -> tuple[object, str]:
+        """What tells whether two objects are the same store of the same database."""
+        return self._handle.backend, self._handle.name
+
     def domain(self, name: str) -> Store:
         """Give the same operations on a namespace of its own inside the store.
 
@@ -42,8 +63,30 @@ class Store(MutableMapping[str, Any]):
         """
         return Store(self._backend, self._handle, check_name(name, "domain", allow_empty=True))
 
+    def bound_to(self, backend: Any) -> Store:
+        """Give the same store on another performer, for a transaction."""
+        return Store(backend, self._handle, self._scope.domain)
+
     def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
-        return drive(operation, self._backend.perform)
+        inside = ambient.find(self.key)
+        return drive(operation, self._backend.perform if inside is None else inside.view.backend.perform)
+
+    def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> Transaction:
+        """Begin a transaction: ``with store.transaction():``; code inside uses this store, or what is yielded.
+
+        Args:
+            lock: Make every other writer wait until the end (in an SQLite file: to any of its stores).
+            timeout: Seconds to wait for the lock.
+
+        Returns:
+            A context manager; any exception inside rolls back. Inside another transaction of this thread it is a
+            nested one, which rolls back alone.
+        """
+        return Transaction(self, lock=lock, timeout=timeout)
+
+    def run(self, function: Callable[[Store], T]) -> T:
+        """Call ``function(store)`` inside a transaction, again after each conflict; give its result."""
+        return run(self, function)
 
     def __getitem__(self, key: str) -> Any:
         return self._run(operations.get_item(self._scope, key))

@@ -12,15 +12,15 @@ import logging
 import os
 import sqlite3
 import threading
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import aiosqlite
 
 from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy_async
 from ptb_kvpersistence.backends.sqlite import engine
-from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, inherited
-from ptb_kvpersistence.errors import BusyError, DatabaseError, StoreClosedError
+from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
+from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
 from ptb_kvpersistence.model import Commit, OpenStore, R, Requested, Sweep
 
 _logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ class AsyncSQLiteBackend:
         self._timeout = timeout
         self._pid = os.getpid()
         self._lanes: dict[tuple[asyncio.AbstractEventLoop, bool], _Lane] = {}
+        self._free: dict[asyncio.AbstractEventLoop, list[_Lane]] = {}
+        self._holders: dict[asyncio.Task[Any] | None, _Session] = {}
         self._peeker: _Peeker | None = None
 
     async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
@@ -56,12 +58,57 @@ class AsyncSQLiteBackend:
         try:
             return await attempt()
         except BusyError:
+            self._refuse_reentry()
             return cast("R", await retry_busy_async(attempt, limit))
+
+    def _refuse_reentry(self) -> None:
+        if asyncio.current_task() in self._holders:
+            message = (
+                f"this task is inside an exclusive transaction on {self.name} and would wait for itself; "
+                "use the transaction's own store, or end it first"
+            )
+            raise ReentryError(message)
+
+    async def exclusive(self, timeout: float, *, durable: bool = True) -> _Session:
+        """Begin an exclusive session, waiting up to ``timeout`` seconds; it holds up every store in the file.
+
+        Raises:
+            LockTimeoutError: Others had the lock all the time.
+            ReentryError: This task has a session already.
+        """
+        if not self.is_open:
+            raise closed(self.name)
+        self._refuse_reentry()
+        self._leave_foreign()
+        loop = asyncio.get_running_loop()
+        free = self._free.setdefault(loop, [])
+        session = _Session(self, free.pop() if free else _Lane(self.name), asyncio.current_task())
+        process.at_end(self, process.THEN_CLOSE, self._stop_all)
+        self._holders[session.task] = session
+        beginning = asyncio.ensure_future(session.begin(timeout, durable))
+        try:
+            taken = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            # The worker goes on waiting for the lock; when it has it, nobody is there to give it back.
+            beginning.add_done_callback(lambda _done: session.abandon(loop))
+            raise
+        except BaseException:
+            self.session_ended(session)
+            raise
+        if not taken:
+            self.session_ended(session)
+            raise lock_timeout(self.name, timeout)
+        return session
+
+    def session_ended(self, session: _Session) -> None:
+        """Note that a session is over, and keep its worker for the next one."""
+        self._holders.pop(session.task, None)
+        loop = asyncio.get_running_loop()
+        self._free.setdefault(loop, []).append(session.lane)
 
     def _lane(self, writes: bool) -> _Lane:
         if not self.is_open:
-            message = f"{self.name} was closed; connect again"
-            raise StoreClosedError(message)
+            raise closed(self.name)
         self._leave_foreign()
         key = (asyncio.get_running_loop(), writes)
         lane = self._lanes.get(key)
@@ -72,10 +119,14 @@ class AsyncSQLiteBackend:
 
     def _leave_foreign(self) -> None:
         if self._pid != os.getpid():
-            inherited.extend((*self._lanes.values(), self._peeker))
+            inherited.extend((*self._lanes.values(), *self._free.values(), *self._holders.values(), self._peeker))
+            self._free, self._holders = {}, {}
             self._lanes, self._peeker, self._pid = {}, None, os.getpid()
         for key in [key for key in self._lanes if key[0].is_closed()]:
             self._lanes.pop(key).stop()
+        for loop in [loop for loop in self._free if loop.is_closed()]:
+            for lane in self._free.pop(loop):
+                lane.stop()
 
     def peek(self) -> object | None:
         """Read the file's data version without I/O that could wait.
@@ -100,9 +151,9 @@ class AsyncSQLiteBackend:
         self._leave_foreign()
         loop = asyncio.get_running_loop()
         mine = [self._lanes.pop(key) for key in list(self._lanes) if key[0] is loop]
-        for lane in mine:
+        for lane in (*mine, *self._free.pop(loop, ())):
             await lane.close()
-        if not self._lanes:
+        if not self._lanes and not self._free and not self._holders:
             self._close_peeker()
             process.forget(self)
 
@@ -117,12 +168,54 @@ class AsyncSQLiteBackend:
             return
         while self._lanes:
             self._lanes.popitem()[1].stop()
+        while self._free:
+            for lane in self._free.popitem()[1]:
+                lane.stop()
+        while self._holders:
+            self._holders.popitem()[1].lane.stop()
         self._close_peeker()
 
     def _close_peeker(self) -> None:
         peeker, self._peeker = self._peeker, None
         if peeker is not None:
             peeker.close()
+
+
+class _Session:
+    """An exclusive session of one task, with a worker of its own."""
+
+    def __init__(self, backend: AsyncSQLiteBackend, lane: _Lane, task: asyncio.Task[Any] | None) -> None:
+        self._backend = backend
+        self.lane = lane
+        self.task = task
+
+    async def begin(self, timeout: float, durable: bool) -> bool:
+        """Take the writer lock; the waiting is done by the worker."""
+        return await self.lane.perform(engine.BeginExclusive(timeout, durable))
+
+    def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give back a lock that came after its caller was cancelled."""
+        if not loop.is_closed():
+            task = loop.create_task(self.end(None))
+            _abandoning.add(task)
+            task.add_done_callback(_abandoning.discard)
+
+    async def perform(self, request: Requested[R]) -> R:
+        """Perform a reading request."""
+        return await self.lane.perform(request)
+
+    async def end(self, commit: Commit | None) -> None:
+        """Apply a commit, if given, and let the others go on; done to the end though the caller is cancelled."""
+        await asyncio.shield(asyncio.ensure_future(self._end(commit)))
+
+    async def _end(self, commit: Commit | None) -> None:
+        try:
+            await self.lane.perform(engine.EndExclusive(commit))
+        finally:
+            self._backend.session_ended(self)
+
+
+_abandoning: set[asyncio.Task[None]] = set()
 
 
 class _Lane:

@@ -6,19 +6,24 @@ No waiting, no threads, no event loop; those are the business of the two backend
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
+from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, pauses
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.sqlite import schema
 from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer
-from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translated
-from ptb_kvpersistence.errors import StoreExistsError, StoreNotFoundError
+from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
+from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
+from ptb_kvpersistence.errors import BusyError, StoreExistsError, StoreNotFoundError
 from ptb_kvpersistence.model import (
     Address,
     Change,
+    Checked,
+    CheckedReply,
     Changes,
     ChangesReply,
     Commit,
@@ -32,6 +37,7 @@ from ptb_kvpersistence.model import (
     PageReply,
     Put,
     Record,
+    Requested,
     StoreInfo,
     Sweep,
     VersionCheck,
@@ -40,6 +46,10 @@ from ptb_kvpersistence.model import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ptb_kvpersistence.model import RangeCheck
+
+    Checks = tuple[VersionCheck | RangeCheck, ...]
+
 _FIELDS = "CAST(value AS BLOB), version, updated_at, ttl, expires_at"
 _ALIVE = "value IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
 _GET = f"SELECT {_FIELDS} FROM entries WHERE store = ? AND domain = ? AND key = ? AND {_ALIVE}"
@@ -47,6 +57,21 @@ _VERSION = f"SELECT version FROM entries WHERE store = ? AND domain = ? AND key 
 _PUT = """INSERT OR REPLACE INTO entries(store, domain, key, value, updated_at, ttl, expires_at)
     VALUES(?, ?, ?, CAST(? AS TEXT), ?, ?, ?)"""
 _STORE = "SELECT id, name, incarnation FROM stores"
+
+
+@dataclass(frozen=True)
+class BeginExclusive(Requested[bool]):
+    """Take the file's one writer lock, waiting on this thread; reply: whether it was free in time."""
+
+    timeout: float
+    durable: bool
+
+
+@dataclass(frozen=True)
+class EndExclusive(Requested[None]):
+    """Apply a commit, if given, and give the writer lock back."""
+
+    commit: Commit | None
 
 
 class EngineConnection(sqlite3.Connection):
@@ -123,10 +148,53 @@ class Engine:
             Count: self._count,
             Commit: self._commit,
             Changes: self._changes,
+            Checked: self._checked,
             OpenStore: self._open_store,
             ListStores: self._list_stores,
             Sweep: self._sweep,
+            BeginExclusive: self._begin_exclusive,
+            EndExclusive: self._end_exclusive,
         }
+        self._queue = WriterQueue(path)
+
+    def _begin_exclusive(self, request: BeginExclusive) -> bool:
+        deadline = time.monotonic() + request.timeout
+        if not self._queue.enter(request.timeout):
+            return False
+        try:
+            self._set_durable(request.durable)
+            return self._take_writer_lock(deadline)
+        except BaseException:
+            self._queue.leave()
+            raise
+
+    def _take_writer_lock(self, deadline: float) -> bool:
+        for pause in pauses(max(0.0, deadline - time.monotonic()) or 1e-9):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not isinstance(translate(error, self._path), BusyError):
+                    raise
+                time.sleep(pause)
+            else:
+                return True
+        self._queue.leave()
+        return False
+
+    def _end_exclusive(self, request: EndExclusive) -> None:
+        commit, committed = request.commit, False
+        try:
+            if commit is not None and self._connection.in_transaction:
+                self._checkpointer.before_commit(len(commit.mutations))
+                if self._apply(commit).is_committed:
+                    self._end("COMMIT")
+                    committed = True
+        finally:
+            try:
+                self._end("ROLLBACK")
+                self._checkpointer.after_commit(committed=committed)
+            finally:
+                self._queue.leave()
 
     def perform(self, request: Any) -> Any:
         """Perform a request once.
@@ -191,8 +259,19 @@ class Engine:
             head = changes[-1].version
         return ChangesReply(changes, max(head or 0, horizon), horizon, incarnation, more)
 
+    def _checked(self, request: Checked) -> CheckedReply:
+        with self._snapshot():
+            (head,) = self._connection.execute("SELECT max(version) FROM entries").fetchone()
+            at = now_ms()
+            failed = self._failed_checks(request.store, request.checks, at)
+            reply = None if failed is not None else self._handlers[type(request.request)](request.request)
+        return CheckedReply(reply, failed is None, head or 0, at)
+
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
+        if self._connection.in_transaction:
+            yield
+            return
         self._connection.execute("BEGIN")
         try:
             yield
@@ -203,11 +282,13 @@ class Engine:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        if self._connection.in_transaction:
+            yield  # inside an exclusive session, which commits or rolls back
+            return
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-            if self._connection.in_transaction:
-                self._connection.execute("COMMIT")
+            self._end("COMMIT")
         except BaseException:
             self._end("ROLLBACK")
             raise
@@ -223,7 +304,8 @@ class Engine:
             self._is_durable = durable
 
     def _commit(self, request: Commit) -> CommitReply:
-        self._set_durable(request.durable)
+        if not self._connection.in_transaction:
+            self._set_durable(request.durable)
         self._checkpointer.before_commit(len(request.mutations))
         committed = False
         try:
@@ -238,7 +320,7 @@ class Engine:
         now = now_ms()
         if request.id is not None and self._is_applied(request.id):
             return CommitReply(applied_before=True)
-        failed = self._failed_checks(request, now)
+        failed = self._failed_checks(request.store, request.checks, now)
         if failed is not None:
             return failed
         if not self._connection.execute("SELECT 1 FROM stores WHERE id = ?", (request.store,)).fetchone():
@@ -253,25 +335,25 @@ class Engine:
     def _is_applied(self, commit: str) -> bool:
         return self._connection.execute("SELECT 1 FROM commits WHERE id = ?", (commit,)).fetchone() is not None
 
-    def _are_current(self, request: Commit, now: int) -> bool:
+    def _are_current(self, store: int, checks: Checks, now: int) -> bool:
         """Whether all that is checked are versions, and all of them are still there: a version is a row's id."""
-        versions = [check.version for check in request.checks if isinstance(check, VersionCheck) and check.version]
-        if len(versions) < len(request.checks):
+        versions = [check.version for check in checks if isinstance(check, VersionCheck) and check.version]
+        if len(versions) < len(checks):
             return False
         found: set[Any] = set()
         for start in range(0, len(versions), 500):
             part = versions[start : start + 500]
             marks = ", ".join("?" * len(part))
             statement = f"SELECT domain, key, version FROM entries NOT INDEXED WHERE version IN ({marks}) AND store = ? AND {_ALIVE}"
-            found.update(self._connection.execute(statement, (*part, request.store, now)))
-        return found.issuperset(request.checks)
+            found.update(self._connection.execute(statement, (*part, store, now)))
+        return found.issuperset(checks)
 
-    def _failed_checks(self, request: Commit, now: int) -> CommitReply | None:
+    def _failed_checks(self, store: int, checks: Checks, now: int) -> CommitReply | None:
         conflicts: dict[Address, Record | None] = {}
-        store, execute = request.store, self._connection.execute
-        if self._are_current(request, now):
+        execute = self._connection.execute
+        if self._are_current(store, checks, now):
             return None
-        for check in request.checks:
+        for check in checks:
             if isinstance(check, VersionCheck):
                 row = execute(_VERSION, (store, check.domain, check.key, now)).fetchone()
                 if (0 if row is None else row[0]) != check.version:
@@ -279,8 +361,10 @@ class Engine:
                     conflicts[Address(check.domain, check.key)] = record
             else:
                 where, parameters = _range_clause(store, check.range)
-                statement = f"SELECT 1 FROM entries WHERE {where} AND (version > ? OR expires_at BETWEEN 1 AND ?)"
-                if execute(statement, (*parameters, check.since, now)).fetchone():
+                statement = (
+                    f"SELECT 1 FROM entries WHERE {where} AND (version > ? OR (expires_at > ? AND expires_at <= ?))"
+                )
+                if execute(statement, (*parameters, check.since, check.at, now)).fetchone():
                     return CommitReply(range_conflict=True)
         return CommitReply(conflicts=conflicts) if conflicts else None
 

@@ -1,17 +1,26 @@
-"""The SQLite backend of the sync face: one connection, used by one thread at a time, waiting by sleeping."""
+"""The SQLite backend of the sync face: one connection, used by one thread at a time, waiting by sleeping.
+
+Exclusive sessions have connections of their own.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
-from typing import TYPE_CHECKING, Final, cast
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
-from ptb_kvpersistence.errors import StoreClosedError
+from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
+from ptb_kvpersistence.errors import BusyError, LockTimeoutError, ReentryError, StoreClosedError
 
 if TYPE_CHECKING:
-    from ptb_kvpersistence.model import R, Requested
+    from ptb_kvpersistence.model import Commit, R, Requested
+
+FREE_SESSIONS: Final = 4
+"""Connections kept for the next exclusive sessions."""
 
 inherited: Final[list[object]] = []
 """Connections that a fork inherited: kept for ever, since closing them would harm the parent's file."""
@@ -32,25 +41,105 @@ class SQLiteBackend:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: engine.EngineConnection | None = None
+        self._free: list[engine.EngineConnection] = []
+        self._holders: set[int] = set()
 
     def perform(self, request: Requested[R], timeout: float | None = None) -> R:
-        """Perform one request, waiting up to ``timeout`` seconds for a busy database."""
+        """Perform one request, waiting up to ``timeout`` seconds for a busy database.
+
+        Raises:
+            ReentryError: It would wait for this very thread, or block a running event loop.
+            BusyError: Others had the database's lock all the time.
+        """
         if self._pid != os.getpid():
             self._leave_to_parent()
-        limit = self._timeout if timeout is None else timeout
         with self._lock:
-            return cast("R", retry_busy(lambda: self._opened().perform(request), limit))
+            try:
+                return cast("R", self._opened().perform(request))
+            except BusyError:
+                self._refuse_to_block()
+            limit = self._timeout if timeout is None else timeout
+            return cast("R", self._perform_in_turn(request, limit))
+
+    def _perform_in_turn(self, request: Requested[Any], limit: float) -> Any:
+        queue = WriterQueue(self.name)
+        deadline = time.monotonic() + limit
+        if not queue.enter(limit):
+            message = f"{self.name} is locked by another connection; try again, or end what holds it"
+            raise BusyError(message)
+        try:
+            return retry_busy(lambda: self._opened().perform(request), max(0.0, deadline - time.monotonic()))
+        finally:
+            queue.leave()
+
+    def _refuse_to_block(self) -> None:
+        if threading.get_ident() in self._holders:
+            message = (
+                f"this thread is inside an exclusive transaction on {self.name} and would wait for itself; "
+                "use the transaction's own store, or end it first"
+            )
+            raise ReentryError(message)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        message = (
+            f"{self.name} is locked by somebody else, and waiting for it would block the running event loop; "
+            "use AsyncStore (connect_async, or persistence.store) in coroutines"
+        )
+        raise ReentryError(message)
+
+    def exclusive(self, timeout: float, *, durable: bool = True) -> _Session:
+        """Begin an exclusive session, waiting up to ``timeout`` seconds; it holds up every store in the file.
+
+        Raises:
+            LockTimeoutError: Others had the lock all the time.
+            ReentryError: This thread has a session already, or the wait would block a running event loop.
+        """
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        if not self.is_open:
+            raise closed(self.name)
+        ident = threading.get_ident()
+        if ident in self._holders:
+            self._refuse_to_block()
+        connection = self._free.pop() if self._free else retry_busy(lambda: engine.connect(self.name), timeout)
+        session = _Session(self, connection, ident)
+        try:
+            taken = session.engine.perform(engine.BeginExclusive(0, durable))
+            if not taken:
+                self._refuse_to_block()
+                taken = timeout > 0 and session.engine.perform(engine.BeginExclusive(timeout, durable))
+        except BaseException:
+            self.put_back(connection)
+            raise
+        if not taken:
+            self.put_back(connection)
+            raise lock_timeout(self.name, timeout)
+        self._holders.add(ident)
+        return session
+
+    def put_back(self, connection: engine.EngineConnection) -> None:
+        """Keep a session's connection for the next one."""
+        if self.is_open and self._pid == os.getpid() and len(self._free) < FREE_SESSIONS:
+            self._free.append(connection)
+        else:
+            connection.close()
+
+    def session_ended(self, ident: int) -> None:
+        """Note that a thread's session is over."""
+        self._holders.discard(ident)
 
     def _opened(self) -> engine.Engine:
         if not self.is_open:
-            message = f"{self.name} was closed; connect again"
-            raise StoreClosedError(message)
+            raise closed(self.name)
         if self._connection is None:
             self._connection = engine.connect(self.name)
         return cast("engine.Engine", self._connection.engine)
 
     def _leave_to_parent(self) -> None:
-        inherited.append(self._connection)
+        inherited.extend((self._connection, *self._free))
+        self._free, self._holders = [], set()
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection = None
@@ -64,3 +153,37 @@ class SQLiteBackend:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
+            while self._free:
+                self._free.pop().close()
+
+
+class _Session:
+    """An exclusive session of one thread."""
+
+    def __init__(self, backend: SQLiteBackend, connection: engine.EngineConnection, ident: int) -> None:
+        self._backend = backend
+        self._connection = connection
+        self._ident = ident
+        self.engine = cast("engine.Engine", connection.engine)
+
+    def perform(self, request: Requested[R]) -> R:
+        """Perform a reading request."""
+        return cast("R", self.engine.perform(request))
+
+    def end(self, commit: Commit | None) -> None:
+        """Apply a commit, if given, and let the others go on."""
+        self._backend.session_ended(self._ident)
+        try:
+            self.engine.perform(engine.EndExclusive(commit))
+        finally:
+            self._backend.put_back(self._connection)
+
+
+def closed(name: str) -> StoreClosedError:
+    """Build the error for a database that was closed."""
+    return StoreClosedError(f"{name} was closed; connect again")
+
+
+def lock_timeout(name: str, timeout: float) -> LockTimeoutError:
+    """Build the error for a lock that was not free in time."""
+    return LockTimeoutError(f"{name} was locked by others for {timeout:g} s; try again, or allow a longer timeout")

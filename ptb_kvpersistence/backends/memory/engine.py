@@ -1,4 +1,4 @@
-"""The memory backend: the same requests on dicts, for tests and for bots that need no disk.
+"""The memory engine: the same requests on dicts, for tests and for bots that need no disk.
 
 A named memory database (``memory:name``) is one per process; an unnamed one belongs to its opener.
 """
@@ -9,14 +9,16 @@ import threading
 import uuid
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.errors import StoreClosedError, StoreExistsError, StoreNotFoundError
+from ptb_kvpersistence.errors import BusyError, StoreExistsError, StoreNotFoundError
 from ptb_kvpersistence.model import (
     Address,
     Change,
+    Checked,
+    CheckedReply,
     Changes,
     ChangesReply,
     Commit,
@@ -30,6 +32,7 @@ from ptb_kvpersistence.model import (
     PageReply,
     Put,
     R,
+    RangeCheck,
     Record,
     Requested,
     StoreInfo,
@@ -39,6 +42,9 @@ from ptb_kvpersistence.model import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_WRITES: Final = (Commit, OpenStore, Sweep)
 
 
 @dataclass
@@ -58,6 +64,7 @@ class MemoryEngine:
         self._name = name
         self._lock = threading.Lock()
         self._version = 0
+        self._owner: object = None
         self._stores: dict[int, _StoreData] = {}
         self._commits: dict[str, int] = {}
         self._handlers: dict[type, Callable[[Any], Any]] = {
@@ -66,6 +73,7 @@ class MemoryEngine:
             Count: self._count,
             Commit: self._commit,
             Changes: self._changes,
+            Checked: self._checked,
             OpenStore: self._open_store,
             ListStores: self._list_stores,
             Sweep: self._sweep,
@@ -76,14 +84,40 @@ class MemoryEngine:
         """The latest version in the database."""
         return self._version
 
-    def perform(self, request: Requested[R]) -> R:
-        """Perform a request."""
+    def perform(self, request: Requested[R], owner: object = None) -> R:
+        """Perform a request.
+
+        Raises:
+            BusyError: It writes, and somebody other than ``owner`` has an exclusive session.
+        """
         with self._lock:
+            if self._owner is not None and owner is not self._owner and isinstance(request, _WRITES):
+                message = f"{self._name} is locked by an exclusive transaction; try again, or end it"
+                raise BusyError(message)
             return cast("R", self._handlers[type(request)](request))
+
+    def begin(self, owner: object) -> None:
+        """Begin an exclusive session; BusyError while there is one."""
+        with self._lock:
+            if self._owner is not None:
+                message = f"{self._name} is locked by an exclusive transaction; try again, or end it"
+                raise BusyError(message)
+            self._owner = owner
+
+    def end(self) -> None:
+        """End the exclusive session."""
+        self._owner = None
 
     def _get_many(self, request: GetMany) -> tuple[Record | None, ...]:
         now, data = now_ms(), self._data(request.store)
         return tuple(_alive(data.changes.get(address), now) for address in request.addresses)
+
+    def _checked(self, request: Checked) -> CheckedReply:
+        at, data = now_ms(), self._data(request.store)
+        if self._failed_checks(data, request.checks, at) is not None:
+            return CheckedReply(None, is_current=False, head=self._version, at=at)
+        reply = self._handlers[type(request.request)](request.request)
+        return CheckedReply(reply, is_current=True, head=self._version, at=at)
 
     def _range(self, data: _StoreData, keys: KeyRange) -> list[str]:
         ordered = data.keys.get(keys.domain)
@@ -125,24 +159,31 @@ class MemoryEngine:
         now, data = now_ms(), self._data(request.store)
         if request.id is not None and request.id in self._commits:
             return CommitReply(applied_before=True)
-        conflicts: dict[Address, Record | None] = {}
-        for check in request.checks:
-            if isinstance(check, VersionCheck):
-                address = Address(check.domain, check.key)
-                record = _alive(data.changes.get(address), now)
-                if (record.version if record else 0) != check.version:
-                    conflicts[address] = record
-            elif self._has_changed(data, check.range, check.since, now):
-                return CommitReply(range_conflict=True)
-        if conflicts:
-            return CommitReply(conflicts=conflicts)
+        failed = self._failed_checks(data, request.checks, now)
+        if failed is not None:
+            return failed
         if request.id is not None:
             self._commits[request.id] = now
         return CommitReply(tuple(self._mutate(data, mutation, now) for mutation in request.mutations))
 
-    def _has_changed(self, data: _StoreData, keys: KeyRange, since: int, now: int) -> bool:
-        changes = (data.changes[Address(keys.domain, key)] for key in self._range(data, keys))
-        return any(change.version > since or 0 < (change.expires_at or 0) <= now for change in changes)
+    def _failed_checks(
+        self, data: _StoreData, checks: tuple[VersionCheck | RangeCheck, ...], now: int
+    ) -> CommitReply | None:
+        conflicts: dict[Address, Record | None] = {}
+        for check in checks:
+            if isinstance(check, RangeCheck):
+                if self._has_changed(data, check, now):
+                    return CommitReply(range_conflict=True)
+                continue
+            address = Address(check.domain, check.key)
+            record = _alive(data.changes.get(address), now)
+            if (record.version if record else 0) != check.version:
+                conflicts[address] = record
+        return CommitReply(conflicts=conflicts) if conflicts else None
+
+    def _has_changed(self, data: _StoreData, check: RangeCheck, now: int) -> bool:
+        changes = (data.changes[Address(check.range.domain, key)] for key in self._range(data, check.range))
+        return any(change.version > check.since or check.at < (change.expires_at or 0) <= now for change in changes)
 
     def _mutate(self, data: _StoreData, mutation: Any, now: int) -> int:
         if isinstance(mutation, Put):
@@ -213,68 +254,9 @@ _named: dict[str, MemoryEngine] = {}
 _named_lock = threading.Lock()
 
 
-def _engine(name: str) -> MemoryEngine:
+def named_engine(name: str) -> MemoryEngine:
+    """Give the engine of a memory database: one per name and process, a new one without a name."""
     if not name:
         return MemoryEngine("memory:")
     with _named_lock:
         return _named.setdefault(name, MemoryEngine(f"memory:{name}"))
-
-
-class MemoryBackend:
-    """Performs requests in memory for the sync face.
-
-    Attributes:
-        name: The URL.
-        is_open: False once closed.
-    """
-
-    def __init__(self, name: str = "", engine: MemoryEngine | None = None) -> None:
-        self.name = f"memory:{name}"
-        self.is_open = True
-        self.engine = engine or _engine(name)
-
-    def perform(self, request: Requested[R], timeout: float | None = None) -> R:  # noqa: ARG002 - never busy
-        """Perform one request."""
-        if not self.is_open:
-            message = f"{self.name} was closed; connect again"
-            raise StoreClosedError(message)
-        return self.engine.perform(request)
-
-    def close(self) -> None:
-        """Close; later requests raise StoreClosedError."""
-        self.is_open = False
-
-
-class AsyncMemoryBackend:
-    """Performs requests in memory for the async face.
-
-    Attributes:
-        name: The URL.
-        is_open: False once closed.
-    """
-
-    def __init__(self, name: str = "", engine: MemoryEngine | None = None) -> None:
-        self._backend = MemoryBackend(name, engine)
-        self.name = self._backend.name
-        self.engine = self._backend.engine
-        self.is_open = True
-
-    async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
-        """Perform one request."""
-        return self._backend.perform(request, timeout)
-
-    def peek(self) -> object | None:
-        """Give the latest version: nothing was committed between two equal ones."""
-        return self.engine.version
-
-    def blocking(self) -> MemoryBackend:
-        """Make a sync backend for the same database."""
-        return MemoryBackend(engine=self.engine)
-
-    async def release(self) -> None:
-        """Do nothing; memory holds no connections."""
-
-    async def close(self) -> None:
-        """Close; later requests raise StoreClosedError."""
-        self.is_open = False
-        self._backend.close()

@@ -1,0 +1,122 @@
+"""A queue in front of the writer lock, so that waiting processes get their turn.
+
+SQLite's own waiting is a lottery: who sleeps longest loses. A lock on a file of its own wakes waiters in about the
+order in which they came. It only orders them; what keeps writers apart is SQLite's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+class WriterQueue:
+    """One place in the queue at a time; used by one thread at a time."""
+
+    def __init__(self, path: str) -> None:
+        self._path = f"{path}-queue"
+        self._handle: int | None = None
+
+    def enter(self, timeout: float) -> bool:
+        """Wait for the turn.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            Whether it came. Where no lock file can be made there is no queue, and it comes at once.
+        """
+        try:
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            return True
+        if _try_lock(handle) or (timeout > 0 and _wait(handle, timeout)):
+            self._handle = handle
+            return True
+        return False
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            _unlock(handle)
+
+
+def _unlock(handle: int) -> None:
+    # Closing alone would not do: a fork may have inherited the handle.
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+if sys.platform == "win32":
+
+    def _wait(handle: int, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if _try_lock(handle):
+                return True
+            time.sleep(0.001)
+        os.close(handle)
+        return False
+
+else:
+
+    def _wait(handle: int, timeout: float) -> bool:
+        # flock knows no timeout; a thread that is left waiting gives the lock back when it comes.
+        waiter = _Waiter(handle)
+        thread = threading.Thread(target=waiter.run, name="ptb_kvpersistence:queue", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no new threads at the end of the process
+            os.close(handle)
+            return False
+        return waiter.wait(timeout)
+
+    class _Waiter:
+        def __init__(self, handle: int) -> None:
+            self._handle = handle
+            self._mutex = threading.Lock()
+            self._done = threading.Event()
+            self._is_abandoned = False
+            self._has_lock = False
+
+        def run(self) -> None:
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX)
+            except OSError:
+                self._done.set()
+                return
+            with self._mutex:
+                self._has_lock = True
+                if self._is_abandoned:
+                    _unlock(self._handle)
+            self._done.set()
+
+        def wait(self, timeout: float) -> bool:
+            self._done.wait(timeout)
+            with self._mutex:
+                self._is_abandoned = not self._has_lock
+                return self._has_lock

@@ -1,0 +1,125 @@
+"""Which transaction the code at hand is inside of, and the watch over those that stay open.
+
+An ambient transaction belongs to one task, one thread and one store. Child tasks and threads inherit the context but
+not the transaction: who is not its owner does not see it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from ptb_kvpersistence.store.buffer import Buffer
+
+_logger = logging.getLogger(__name__)
+
+OPEN_TOO_LONG: Final = 10.0
+"""Seconds after which an open transaction is reported."""
+
+
+class Ambient(NamedTuple):
+    """A transaction that is open.
+
+    Attributes:
+        key: Backend and name of the store.
+        owner: Thread and task.
+        buffer: What it has read and written.
+        view: The store as seen inside.
+        outer: The one around it, of another store or owner.
+    """
+
+    key: tuple[object, str]
+    owner: tuple[int, object]
+    buffer: Buffer
+    view: Any
+    outer: Ambient | None
+
+
+_current: ContextVar[Ambient | None] = ContextVar("ptb_kvpersistence_transaction", default=None)
+
+
+def owner() -> tuple[int, object]:
+    """Say who is running: the thread and, in an event loop, the task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), task
+
+
+def find(key: tuple[object, str]) -> Ambient | None:
+    """Find the open transaction of this caller on a store."""
+    ambient = _current.get()
+    if ambient is None:
+        return None
+    caller = owner()
+    while ambient is not None:
+        if ambient.key == key and ambient.owner == caller:
+            return ambient
+        ambient = ambient.outer
+    return None
+
+
+def enter(key: tuple[object, str], buffer: Buffer, view: Any) -> Token[Ambient | None]:
+    """Make a transaction the ambient one of this caller."""
+    return _current.set(Ambient(key, owner(), buffer, view, _current.get()))
+
+
+def leave(token: Token[Ambient | None]) -> None:
+    """Undo :func:`enter`."""
+    try:
+        _current.reset(token)
+    except ValueError:
+        # An async generator may be closed in another context than it was begun in; that context is gone anyway.
+        _current.set(None)
+
+
+class Watchman:
+    """Reports transactions that stay open too long, from a thread that sleeps while there are none."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._open: dict[int, tuple[float, str]] = {}
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def opened(self, what: str) -> int:
+        """Note that a transaction begins; the reply is for :meth:`closed`."""
+        number = next(self._numbers)
+        with self._condition:
+            self._open[number] = (time.monotonic(), what)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._watch, name="ptb_kvpersistence:watchman", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:  # no new threads at the end of the process
+                    self._thread = None
+            elif len(self._open) == 1:
+                self._condition.notify()
+        return number
+
+    def closed(self, number: int) -> None:
+        """Note that a transaction has ended."""
+        with self._condition:
+            self._open.pop(number, None)
+
+    def _watch(self) -> None:
+        while True:
+            with self._condition:
+                while not self._open:
+                    self._condition.wait()
+                now = time.monotonic()
+                late = [number for number, (since, _) in self._open.items() if now - since >= OPEN_TOO_LONG]
+                reports = [self._open.pop(number) for number in late]
+            for since, what in reports:
+                _logger.warning("a transaction on %s has been open for %.0f s; keep them short", what, now - since)
+            time.sleep(0.5)
+
+
+watchman: Final = Watchman()

@@ -1,0 +1,221 @@
+"""Transactions: another performer of the same requests.
+
+A transaction answers from its own writes first, and remembers what it read, keys and ranges, as checks. Each read sends
+the checks of all earlier ones along, so that the code inside never sees two states of the store; the commit sends them
+once more. Nothing is written before the end. No I/O here: the two faces run these generators.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ptb_kvpersistence.errors import ConflictError
+from ptb_kvpersistence.model import (
+    Address,
+    Checked,
+    Commit,
+    CommitReply,
+    Count,
+    Delete,
+    GetMany,
+    KeyRange,
+    Page,
+    PageReply,
+    Put,
+    RangeCheck,
+    Record,
+    VersionCheck,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from ptb_kvpersistence.model import Requested
+
+T = TypeVar("T")
+
+
+class Buffer:
+    """What one transaction has read and written so far.
+
+    Attributes:
+        store: Id of the store.
+        is_exclusive: Nobody else can write meanwhile, so reads need no checks.
+    """
+
+    def __init__(self, store: int, *, is_exclusive: bool, durable: bool) -> None:
+        self.store = store
+        self.is_exclusive = is_exclusive
+        self._durable = durable
+        self._writes: dict[Address, tuple[Put | Delete, int]] = {}
+        self._reads: dict[Address, Record | None] = {}
+        self._ranges: dict[KeyRange, RangeCheck] = {}
+        self._steps = 0
+
+    def savepoint(self) -> dict[Address, tuple[Put | Delete, int]]:
+        """Remember the writes so far, for a nested transaction."""
+        return dict(self._writes)
+
+    def roll_back_to(self, savepoint: dict[Address, tuple[Put | Delete, int]]) -> None:
+        """Forget the writes since the savepoint; what was read stays read."""
+        self._writes = savepoint
+
+    def commit(self) -> Commit | None:
+        """Give the commit of everything written; None if nothing was."""
+        if not self._writes:
+            return None
+        mutations = tuple(mutation for mutation, _ in self._writes.values())
+        return Commit(self.store, mutations, self._checks(), uuid.uuid4().hex, self._durable)
+
+    def _checks(self) -> tuple[VersionCheck | RangeCheck, ...]:
+        if self.is_exclusive:
+            return ()
+        reads = (VersionCheck(*address, record.version if record else 0) for address, record in self._reads.items())
+        return (*reads, *self._ranges.values())
+
+    def perform(self, request: Any) -> Generator[Requested[Any], Any, Any]:
+        """Answer a request from the writes, and from the store where these do not know.
+
+        Raises:
+            ConflictError: Something read before has been changed by somebody else.
+        """
+        if isinstance(request, GetMany):
+            return self._get_many(request)
+        if isinstance(request, Page):
+            return self._page(request)
+        if isinstance(request, Count):
+            return self._count(request)
+        if isinstance(request, Commit):
+            return self._write(request)
+        return _pass_on(request)
+
+    def _ask(self, request: GetMany | Page | Count) -> Generator[Requested[Any], Any, tuple[Any, int, int]]:
+        if self.is_exclusive:
+            reply = yield request
+            return reply, 0, 0
+        checked = yield Checked(self.store, request, self._checks())
+        if not checked.is_current:
+            raise conflict()
+        return checked.reply, checked.head, checked.at
+
+    def _get_many(self, request: GetMany) -> Generator[Requested[Any], Any, tuple[Record | None, ...]]:
+        unknown = tuple(
+            address for address in request.addresses if address not in self._writes and address not in self._reads
+        )
+        if unknown:
+            records, _, _ = yield from self._ask(GetMany(self.store, unknown))
+            self._reads.update(zip(unknown, records, strict=True))
+        return tuple(map(self._current, request.addresses))
+
+    def _current(self, address: Address) -> Record | None:
+        written = self._writes.get(address)
+        if written is None:
+            return self._reads[address]
+        mutation, version = written
+        return _as_record(mutation, version)
+
+    def _page(self, request: Page) -> Generator[Requested[Any], Any, PageReply]:
+        own = self._own(request.range)
+        # Each own write may hide one entry of the store.
+        reply, head, at = yield from self._ask(
+            Page(self.store, request.range, request.limit + len(own), request.reverse)
+        )
+        keys = request.range
+        if reply.more:
+            last = reply.items[-1][0]
+            keys = keys._replace(start=last) if request.reverse else keys._replace(stop=last + "\0")
+        self._note_range(keys, head, at)
+        merged = dict(reply.items)
+        for key, record in own.items():
+            if reply.more and not (keys.start <= key and (keys.stop is None or key < keys.stop)):
+                continue
+            if record is None:
+                merged.pop(key, None)
+            else:
+                merged[key] = record
+        items = sorted(merged.items(), key=lambda item: item[0], reverse=request.reverse)
+        return PageReply(items[: request.limit], reply.more or len(items) > request.limit)
+
+    def _own(self, keys: KeyRange) -> dict[str, Record | None]:
+        return {
+            address.key: _as_record(mutation, version)
+            for address, (mutation, version) in self._writes.items()
+            if address.domain == keys.domain
+            and keys.start <= address.key
+            and (keys.stop is None or address.key < keys.stop)
+        }
+
+    def _note_range(self, keys: KeyRange, head: int, at: int) -> None:
+        # The first look at a range counts: later ones have shown that it still held.
+        if not self.is_exclusive:
+            self._ranges.setdefault(keys, RangeCheck(keys, head, at))
+
+    def _count(self, request: Count) -> Generator[Requested[Any], Any, int]:
+        own = self._own(request.range)
+        counted, head, at = yield from self._ask(request)
+        self._note_range(request.range, head, at)
+        before = yield from self._stored(tuple(Address(request.range.domain, key) for key in own))
+        gone = sum(1 for record in before if record is not None)
+        return int(counted) - gone + sum(1 for record in own.values() if record is not None)
+
+    def _stored(self, addresses: tuple[Address, ...]) -> Generator[Requested[Any], Any, tuple[Record | None, ...]]:
+        unknown = tuple(address for address in addresses if address not in self._reads)
+        if unknown:
+            records, _, _ = yield from self._ask(GetMany(self.store, unknown))
+            self._reads.update(zip(unknown, records, strict=True))
+        return tuple(self._reads[address] for address in addresses)
+
+    def _write(self, request: Commit) -> Generator[Requested[Any], Any, CommitReply]:
+        """Check and buffer what an operation would commit; versions are placeholders until the end."""
+        conflicts: dict[Address, Record | None] = {}
+        for check in request.checks:
+            if isinstance(check, VersionCheck):
+                (record,) = yield from self._get_many(GetMany(self.store, (Address(check.domain, check.key),)))
+                if (record.version if record else 0) != check.version:
+                    conflicts[Address(check.domain, check.key)] = record
+        if conflicts:
+            return CommitReply(conflicts=conflicts)
+        deletes = tuple(Address(*mutation) for mutation in request.mutations if isinstance(mutation, Delete))
+        present = yield from self._get_many(GetMany(self.store, deletes))
+        is_present = dict(zip(deletes, present, strict=True))
+        versions = []
+        for mutation in request.mutations:
+            address = Address(mutation.domain, mutation.key)
+            if isinstance(mutation, Delete) and is_present[address] is None:
+                versions.append(0)
+                continue
+            self._steps += 1
+            self._writes[address] = (mutation, -self._steps)
+            versions.append(-self._steps)
+        return CommitReply(tuple(versions))
+
+
+def _as_record(mutation: Put | Delete, version: int) -> Record | None:
+    if isinstance(mutation, Delete):
+        return None
+    return Record(mutation.value, version, 0, mutation.ttl, mutation.expires_at)
+
+
+def _pass_on(request: Requested[Any]) -> Generator[Requested[Any], Any, Any]:
+    return (yield request)
+
+
+def conflict() -> ConflictError:
+    """Build the error for a transaction whose reads no longer hold."""
+    return ConflictError("the transaction read what somebody else has changed since; run it again, or with store.run()")
+
+
+def compose(operation: Generator[Requested[Any], Any, T], buffer: Buffer) -> Generator[Requested[Any], Any, T]:
+    """Run an operation inside a transaction: its requests are answered by the buffer."""
+    try:
+        request = next(operation)
+        while True:
+            try:
+                reply = yield from buffer.perform(request)
+            except Exception as error:  # noqa: BLE001 - the operation decides what to do about it
+                request = operation.throw(error)
+            else:
+                request = operation.send(reply)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]

@@ -1,0 +1,112 @@
+"""Transactions of the sync face."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ptb_kvpersistence.errors import ConflictError, ReentryError
+from ptb_kvpersistence.store import ambient
+from ptb_kvpersistence.store.buffer import Buffer, conflict
+from ptb_kvpersistence.store.operations import drive, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Token
+    from types import TracebackType
+
+    from ptb_kvpersistence.backends.base import Session
+    from ptb_kvpersistence.model import R, Requested
+    from ptb_kvpersistence.store.sync import Store
+
+T = TypeVar("T")
+LOCK_TIMEOUT: Final = 10.0
+"""Seconds that an exclusive transaction waits for its turn by default."""
+RUN_ATTEMPTS: Final = 100
+
+
+class BufferedBackend:
+    """Stands in for the backend inside a transaction."""
+
+    def __init__(self, name: str, buffer: Buffer, perform: Callable[[Requested[Any]], Any]) -> None:
+        self.name = name
+        self._buffer = buffer
+        self._perform = perform
+
+    def perform(self, request: Requested[R], timeout: float | None = None) -> R:  # noqa: ARG002 - the port's signature
+        """Answer from the transaction's writes, and from the store."""
+        return drive(self._buffer.perform(request), self._perform)  # type: ignore[no-any-return]
+
+
+class Transaction:
+    """All or nothing; a context manager that gives the store as seen inside.
+
+    Raises:
+        ConflictError: At the end, or at a read: what was read has been changed by somebody else. Nothing was written.
+        LockTimeoutError: At the beginning: others had the lock for ``timeout`` seconds.
+        ReentryError: At the beginning: the lock would wait for this very thread.
+    """
+
+    def __init__(self, store: Store, *, lock: bool, timeout: float) -> None:
+        self._store = store
+        self._lock = lock
+        self._timeout = timeout
+        self._session: Session | None = None
+        self._token: Token[Any] | None = None
+        self._outer: ambient.Ambient | None = None
+        self._number = -1
+
+    def __enter__(self) -> Store:
+        store = self._store
+        self._outer = ambient.find(store.key)
+        if self._outer is not None:
+            return self._enter_nested(self._outer)
+        store_id = drive(open_store(store.handle), store.backend.perform)
+        perform: Callable[[Any], Any] = store.backend.perform
+        if self._lock:
+            self._session = store.backend.exclusive(self._timeout, durable=store.handle.durable)
+            perform = self._session.perform
+        self._buffer = Buffer(store_id, is_exclusive=self._lock, durable=store.handle.durable)
+        self._view = store.bound_to(BufferedBackend(store.backend.name, self._buffer, perform))
+        self._token = ambient.enter(store.key, self._buffer, self._view)
+        self._number = ambient.watchman.opened(f"store {store.name!r} in {store.backend.name}")
+        return self._view
+
+    def _enter_nested(self, outer: ambient.Ambient) -> Store:
+        if self._lock and not outer.buffer.is_exclusive:
+            message = "a transaction cannot take the lock half-way; open the outer one with lock=True"
+            raise ReentryError(message)
+        self._savepoint = outer.buffer.savepoint()
+        return outer.view.domain(self._store.domain_name)  # type: ignore[no-any-return]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._outer is not None:
+            if kind is not None:
+                self._outer.buffer.roll_back_to(self._savepoint)
+            return
+        ambient.watchman.closed(self._number)
+        assert self._token is not None  # noqa: S101 - set on entering
+        ambient.leave(self._token)
+        commit = self._buffer.commit() if kind is None else None
+        if self._session is not None:
+            self._session.end(commit)
+        elif commit is not None and not self._store.backend.perform(commit).is_committed:
+            raise conflict()
+
+
+def run(store: Store, function: Callable[[Store], T]) -> T:
+    """Call a function inside a transaction until no conflict stops it."""
+    for attempt in range(RUN_ATTEMPTS):
+        try:
+            with Transaction(store, lock=False, timeout=LOCK_TIMEOUT) as view:
+                return function(view)
+        except ConflictError:
+            if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key) is not None:
+                raise
+            # The jitter keeps rivals from meeting again; no secret depends on it.
+            time.sleep(random.uniform(0, 0.001 * min(2**attempt, 64)))  # noqa: S311
+    message = "unreachable"
+    raise AssertionError(message)
