@@ -152,7 +152,13 @@ class RangeCheck(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Store a value; ``expires_at`` is absolute, ``ttl`` is kept for touching."""
+    """Store a value.
+
+    Attributes:
+        ttl: Milliseconds to live from the write on, by the database's clock; kept for later writes and touching.
+        expires_at: Absolute time in milliseconds since the epoch, where no ``ttl`` is given. With neither, the
+            domain's setting decides.
+    """
 
     domain: str
     key: str
@@ -320,6 +326,15 @@ class OpenStore(Requested[StoreInfo]):
 
     name: str
     mode: Literal["open", "create", "ensure"] = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class SetDomain(Requested[None]):
+    """Set for how many milliseconds entries of a domain are kept, from their writing on; None: for ever."""
+
+    store: int
+    domain: str
+    keep: int | None
 
 
 @dataclass(frozen=True, slots=True)

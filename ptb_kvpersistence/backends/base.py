@@ -12,7 +12,7 @@ from ptb_kvpersistence.errors import BusyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ptb_kvpersistence.model import Commit, R, Requested
+    from ptb_kvpersistence.model import Commit, Put, R, Requested
 
 TOMBSTONE_LIFETIME: Final = 7 * 86_400_000
 """Milliseconds that a deletion stays in the change feed, and a commit's id is remembered."""
@@ -58,6 +58,10 @@ class Backend(Protocol):
 
     def perform(self, request: Requested[R], timeout: float | None = None) -> R:
         """Perform one request, waiting up to ``timeout`` seconds for a busy database."""
+        ...
+
+    def peek(self) -> object | None:
+        """Look cheaply: equal tokens mean that nothing was committed between; None: unknown."""
         ...
 
     def exclusive(self, timeout: float, *, durable: bool = True) -> Session:
@@ -118,6 +122,14 @@ class AsyncBackend(Protocol):
 def now() -> int:
     """Milliseconds since the epoch, by this machine's clock."""
     return time.time_ns() // 1_000_000
+
+
+def lifetime(put: Put, now: int, keep: int | None) -> tuple[int | None, int | None]:
+    """Work out ``ttl`` and ``expires_at`` of an entry that is written now; ``keep`` is its domain's setting."""
+    if put.ttl is None and put.expires_at is not None:
+        return None, put.expires_at
+    ttl = keep if put.ttl is None else put.ttl
+    return ttl, None if ttl is None else now + ttl
 
 
 def pauses(timeout: float) -> Iterator[float]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ptb_kvpersistence.model import ABSENT, StoreInfo, check_name
 from ptb_kvpersistence.store import ambient, operations
 from ptb_kvpersistence.store.aio_transaction import AsyncTransaction, run
-from ptb_kvpersistence.store.operations import Entry, Handle, Scope, drive_async
+from ptb_kvpersistence.store.operations import Entry, Handle, Scope, Settings, drive_async
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT
+from ptb_kvpersistence.store.watching import Event, watch_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
+    from datetime import datetime, timedelta
 
     from ptb_kvpersistence.backends.base import AsyncBackend
     from ptb_kvpersistence.model import Requested
@@ -25,10 +28,12 @@ class AsyncStore:
     What it gives is the caller's copy: a change of a nested value is stored by setting it again.
     """
 
-    def __init__(self, backend: AsyncBackend, handle: Handle, domain: str = "") -> None:
+    def __init__(
+        self, backend: AsyncBackend, handle: Handle, domain: str = "", settings: Settings | None = None
+    ) -> None:
         self._backend = backend
         self._handle = handle
-        self._scope = Scope(handle, domain)
+        self._scope = Scope(handle, domain, settings)
 
     @property
     def name(self) -> str:
@@ -45,13 +50,20 @@ class AsyncStore:
         """Which store this is, for operations."""
         return self._handle
 
-    def domain(self, name: str) -> AsyncStore:
+    def domain(self, name: str, *, keep: float | timedelta | None = None) -> AsyncStore:
         """Give the same operations on a namespace of its own inside the store.
+
+        Args:
+            name: Its name.
+            keep: Seconds, or a timedelta, for which its entries are kept from their last writing on. The setting is
+                stored with the domain by the next operation, and holds for what is written from then on.
 
         Raises:
             InvalidKeyError: The name cannot be used.
+            ConfigurationError: ``keep`` is no duration.
         """
-        return AsyncStore(self._backend, self._handle, check_name(name, "domain", allow_empty=True))
+        settings = None if keep is None else Settings(operations.milliseconds(keep, "keep"))
+        return AsyncStore(self._backend, self._handle, check_name(name, "domain", allow_empty=True), settings)
 
     async def info(self) -> StoreInfo:
         """Give the store's id, name and incarnation, opening it first if need be."""
@@ -71,7 +83,7 @@ class AsyncStore:
 
     def bound_to(self, backend: Any) -> AsyncStore:
         """Give the same store on another performer, for a transaction."""
-        return AsyncStore(backend, self._handle, self._scope.domain)
+        return AsyncStore(backend, self._handle, self._scope.domain, self._scope.settings)
 
     async def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
         inside = ambient.find(self.key)
@@ -118,16 +130,26 @@ class AsyncStore:
         """Tell whether there is an entry."""
         return await self._run(operations.contains(self._scope, key))
 
-    async def count(self, prefix: str = "") -> int:
-        """Count the entries of this domain."""
-        return await self._run(operations.count(self._scope, prefix))
+    async def count(self, prefix: str = "", *, start: str | None = None, stop: str | None = None) -> int:
+        """Count keys; see :meth:`items`."""
+        return await self._run(operations.count(self._scope, operations.key_range(self._scope, prefix, start, stop)))
 
-    async def set(self, key: str, value: Any, *, if_version: int | None = None) -> int:
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | timedelta | None = None,
+        expires_at: datetime | None = None,
+        if_version: int | None = None,
+    ) -> int:
         """Write a value.
 
         Args:
             key: The key.
             value: What the codec can store.
+            ttl: Seconds, or a timedelta, after which the entry expires; each later write and :meth:`touch` counts anew.
+            expires_at: When it expires, with a time zone.
             if_version: Only if the entry has this version (0: there is none).
 
         Returns:
@@ -141,13 +163,18 @@ class AsyncStore:
         Cancellation:
             The value may have been written.
         """
-        return await self._run(operations.set_item(self._scope, key, value, if_version))
+        life = operations.lifetime(ttl, expires_at)
+        return await self._run(operations.set_item(self._scope, key, value, if_version, life))
 
-    async def set_many(self, items: dict[str, Any]) -> None:
+    async def set_many(
+        self, items: Mapping[str, Any], *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
+    ) -> None:
         """Write several values, all or none."""
-        await self._run(operations.set_many(self._scope, items.items()))
+        await self._run(operations.set_many(self._scope, items.items(), operations.lifetime(ttl, expires_at)))
 
-    async def add(self, key: str, value: Any) -> int:
+    async def add(
+        self, key: str, value: Any, *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
+    ) -> int:
         """Write a value where there is none.
 
         Returns:
@@ -156,7 +183,7 @@ class AsyncStore:
         Raises:
             KeyExistsError: There is an entry.
         """
-        return await self._run(operations.add(self._scope, key, value))
+        return await self._run(operations.add(self._scope, key, value, operations.lifetime(ttl, expires_at)))
 
     async def replace(self, key: str, value: Any) -> bool:
         """Write a value only where there is one; tell whether there was."""
@@ -190,21 +217,84 @@ class AsyncStore:
         """Delete all entries of this domain."""
         await self._run(operations.clear(self._scope))
 
-    async def items(self, prefix: str = "", *, reverse: bool = False) -> AsyncIterator[tuple[str, Any]]:
-        """List keys and values, in code point order of the keys, page by page."""
+    async def append(self, key: str, *items: Any) -> int:
+        """Add items to the end of a list, atomically; give the new length. An absent entry counts as []."""
+        return await self._run(operations.append(self._scope, key, items))
+
+    async def touch(
+        self, key: str, *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
+    ) -> bool:
+        """Renew an entry's lifetime, or give it another one; tell whether there was an entry."""
+        return await self._run(operations.touch(self._scope, key, operations.lifetime(ttl, expires_at)))
+
+    @asynccontextmanager
+    async def edit(self, key: str, default: Any = ABSENT) -> AsyncIterator[Any]:
+        """Change a value in place: ``async with store.edit("cart") as cart: cart.append(...)``; written at the end.
+
+        Args:
+            key: The key.
+            default: What to begin with where there is no entry.
+
+        Raises:
+            KeyNotFoundError: There is no entry, and no default.
+            ConflictError: At the end: somebody else has written the entry meanwhile. Nothing was written.
+        """
+        entry = await self.entry(key)
+        if entry is None:
+            value = await self._run(operations.get_item(self._scope, key)) if default is ABSENT else default
+        else:
+            value = entry.value
+        yield value
+        version = 0 if entry is None else entry.version
+        await self._run(operations.write_back(self._scope, key, value, version))
+
+    def watch(self, *, domain: str | None = None, since: int | str | None = None) -> AsyncIterator[Event]:
+        """Follow the changes of a domain, across processes: the latest change of each key, in version order.
+
+        Args:
+            domain: Of another domain than this one.
+            since: Version, or cursor of an event, after which to begin; None: with what changes from now on.
+
+        Raises:
+            WatchGapError: Changes after ``since`` were forgotten, or the store was made anew.
+        """
+        scope = self._scope if domain is None else self.domain(domain).scope
+        return watch_async(self._backend, scope, since)
+
+    @property
+    def scope(self) -> Scope:
+        """Which domain of which store this is, for operations."""
+        return self._scope
+
+    async def items(
+        self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
+    ) -> AsyncIterator[tuple[str, Any]]:
+        """List keys and values in code point order of the keys, page by page.
+
+        Args:
+            prefix: Only keys that begin so.
+            start: Only keys from here on.
+            stop: Only keys before this one.
+            reverse: The other way round.
+        """
+        keys = operations.key_range(self._scope, prefix, start, stop)
         after, more = None, True
         while more:
-            items, more = await self._run(operations.page(self._scope, after, prefix, reverse=reverse))
+            items, more = await self._run(operations.page(self._scope, keys, after, reverse=reverse))
             for item in items:
                 yield item
             after = items[-1][0] if items else after
 
-    async def keys(self, prefix: str = "", *, reverse: bool = False) -> AsyncIterator[str]:
-        """List the keys, in code point order, page by page."""
-        async for key, _ in self.items(prefix, reverse=reverse):
+    async def keys(
+        self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
+    ) -> AsyncIterator[str]:
+        """List keys; see :meth:`items`."""
+        async for key, _ in self.items(prefix, start=start, stop=stop, reverse=reverse):
             yield key
 
-    async def values(self, prefix: str = "", *, reverse: bool = False) -> AsyncIterator[Any]:
-        """List the values in the order of their keys, page by page."""
-        async for _, value in self.items(prefix, reverse=reverse):
+    async def values(
+        self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
+    ) -> AsyncIterator[Any]:
+        """List values in the order of their keys; see :meth:`items`."""
+        async for _, value in self.items(prefix, start=start, stop=stop, reverse=reverse):
             yield value

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from ptb_kvpersistence.errors import ConfigurationError, ConflictError, DecodeError, KeyExistsError, KeyNotFoundError
@@ -22,9 +23,11 @@ from ptb_kvpersistence.model import (
     Page,
     Put,
     Record,
+    SetDomain,
     StoreInfo,
     VersionCheck,
     check_address,
+    check_name,
     prefix_range,
 )
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from ptb_kvpersistence.model import Requested
 
 T = TypeVar("T")
+MAX_SECONDS: Final = 10_000 * 366 * 86_400
 PAGE: Final = 1000
 """Entries per page of a listing."""
 ATTEMPTS: Final = 100
@@ -62,11 +66,25 @@ class Handle:
     info: StoreInfo | None = None
 
 
+@dataclass(slots=True)
+class Settings:
+    """Settings of a domain that are written by the first operation on it.
+
+    Attributes:
+        keep: Milliseconds for which entries are kept, from their writing on.
+        is_stored: Whether that was written.
+    """
+
+    keep: int
+    is_stored: bool = False
+
+
 class Scope(NamedTuple):
     """One domain of a store."""
 
     handle: Handle
     domain: str = ""
+    settings: Settings | None = None
 
 
 class Entry(NamedTuple):
@@ -83,6 +101,17 @@ class Entry(NamedTuple):
     version: int
     updated_at: int
     expires_at: int | None
+
+
+class Lifetime(NamedTuple):
+    """When a written entry expires, in milliseconds: ``ttl`` from the write on, or an absolute time."""
+
+    ttl: int | None = None
+    expires_at: int | None = None
+
+
+FOR_EVER: Final = Lifetime()
+"""No lifetime of its own; the domain's setting decides."""
 
 
 def drive(operation: Generator[Requested[Any], Any, T], perform: Callable[[Requested[Any]], Any]) -> T:
@@ -125,18 +154,33 @@ def open_store(handle: Handle) -> Generator[Requested[Any], Any, int]:
     return handle.info.id
 
 
-def _decode(scope: Scope, key: str, record: Record) -> Any:
+def prepare(scope: Scope) -> Generator[Requested[Any], Any, int]:
+    """Find the store's id, and write the domain's settings, once."""
+    store = yield from open_store(scope.handle)
+    settings = scope.settings
+    if settings is not None and not settings.is_stored:
+        yield SetDomain(store, scope.domain, settings.keep)
+        settings.is_stored = True
+    return store
+
+
+def decode_value(scope: Scope, key: str, text: bytes) -> Any:
+    """Decode a value; DecodeError says where it is stored."""
     try:
-        return scope.handle.codec.decode(record.value)
+        return scope.handle.codec.decode(text)
     except DecodeError as error:
         raise DecodeError(
             place=error.place, reason=error.reason, store=scope.handle.name, domain=scope.domain, key=key
         ) from error
 
 
+def _decode(scope: Scope, key: str, record: Record) -> Any:
+    return decode_value(scope, key, record.value)
+
+
 def _read(scope: Scope, key: object) -> Generator[Requested[Any], Any, tuple[str, Record | None]]:
     address = check_address(scope.domain, key)
-    store = yield from open_store(scope.handle)
+    store = yield from prepare(scope)
     (record,) = yield GetMany(store, (address,))
     return address.key, record
 
@@ -172,62 +216,115 @@ def contains(scope: Scope, key: object) -> Generator[Requested[Any], Any, bool]:
 def get_many(scope: Scope, keys: Iterable[object]) -> Generator[Requested[Any], Any, dict[str, Any]]:
     """Read several values from one snapshot; absent keys are left out."""
     addresses = tuple(check_address(scope.domain, key) for key in keys)
-    store = yield from open_store(scope.handle)
+    store = yield from prepare(scope)
     records = yield GetMany(store, addresses)
     found = zip(addresses, records, strict=True)
     return {address.key: _decode(scope, address.key, record) for address, record in found if record is not None}
 
 
-def count(scope: Scope, prefix: str = "") -> Generator[Requested[Any], Any, int]:
-    """Count the entries of the domain."""
-    store = yield from open_store(scope.handle)
-    return (yield Count(store, prefix_range(scope.domain, prefix)))  # type: ignore[no-any-return]
+def key_range(scope: Scope, prefix: str = "", start: str | None = None, stop: str | None = None) -> KeyRange:
+    """Give the keys that begin with ``prefix`` and lie from ``start`` (inclusive) to ``stop`` (exclusive).
+
+    Raises:
+        InvalidKeyError: One of them is no str.
+    """
+    for bound in (prefix, start, stop):
+        if bound is not None:
+            check_name(bound, "key", allow_empty=True)
+    keys = prefix_range(scope.domain, prefix)
+    if start is not None:
+        keys = keys._replace(start=max(keys.start, start))
+    if stop is not None:
+        keys = keys._replace(stop=stop if keys.stop is None else min(keys.stop, stop))
+    return keys
+
+
+def count(scope: Scope, keys: KeyRange) -> Generator[Requested[Any], Any, int]:
+    """Count the entries of a range."""
+    store = yield from prepare(scope)
+    return (yield Count(store, keys))  # type: ignore[no-any-return]
 
 
 def page(
-    scope: Scope, after: str | None, prefix: str, *, reverse: bool
+    scope: Scope, keys: KeyRange, after: str | None, *, reverse: bool
 ) -> Generator[Requested[Any], Any, tuple[list[tuple[str, Any]], bool]]:
-    """Read the next page of keys and values behind ``after``, and whether there are more."""
-    keys = prefix_range(scope.domain, prefix)
+    """Read the next page of a range behind ``after``, and whether there are more."""
     if after is not None:
-        # The smallest key behind `after` would end in NUL, which no key contains.
+        # No key contains NUL, so this is the smallest text behind `after`.
         keys = keys._replace(stop=after) if reverse else keys._replace(start=after + "\0")
-    store = yield from open_store(scope.handle)
+    store = yield from prepare(scope)
     reply = yield Page(store, keys, PAGE, reverse)
     return [(key, _decode(scope, key, record)) for key, record in reply.items], reply.more
 
 
+def lifetime(ttl: object = None, expires_at: object = None) -> Lifetime:
+    """Check what a user said of an entry's lifetime.
+
+    Args:
+        ttl: Seconds, or a timedelta; more than 0.
+        expires_at: A datetime with a time zone.
+
+    Raises:
+        ConfigurationError: It is something else, or both are given.
+    """
+    if ttl is not None and expires_at is not None:
+        message = "give either ttl or expires_at, not both"
+        raise ConfigurationError(message)
+    if expires_at is not None:
+        if not isinstance(expires_at, datetime) or expires_at.tzinfo is None:
+            message = "expires_at takes a datetime with a time zone"
+            raise ConfigurationError(message)
+        return Lifetime(None, int(expires_at.timestamp() * 1000))
+    return Lifetime(None if ttl is None else milliseconds(ttl, "ttl"))
+
+
+def milliseconds(duration: object, name: str) -> int:
+    """Turn seconds or a timedelta into milliseconds.
+
+    Raises:
+        ConfigurationError: It is neither, not more than 0, or longer than 10,000 years.
+    """
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < MAX_SECONDS:
+        message = f"{name} takes a number of seconds or a timedelta, more than 0"
+        raise ConfigurationError(message)
+    return max(1, int(seconds * 1000))
+
+
 def set_item(
-    scope: Scope, key: object, value: Any, if_version: int | None = None
+    scope: Scope, key: object, value: Any, if_version: int | None = None, life: Lifetime = FOR_EVER
 ) -> Generator[Requested[Any], Any, int]:
     """Write a value; reply: its version. With ``if_version`` only over that version (0: no entry)."""
     address = check_address(scope.domain, key)
-    put = Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]"))
+    put = Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]"), *life)
     if if_version is not None and (type(if_version) is not int or if_version < 0):
         message = "if_version takes the version of an entry, or 0 for no entry"
         raise ConfigurationError(message)
     checks = () if if_version is None else (VersionCheck(*address, if_version),)
-    store = yield from open_store(scope.handle)
+    store = yield from prepare(scope)
     reply = yield Commit(store, (put,), checks, durable=scope.handle.durable)
     if not reply.is_committed:
         raise _changed(scope, address.key)
     return reply.versions[0]  # type: ignore[no-any-return]
 
 
-def set_many(scope: Scope, items: Iterable[tuple[object, Any]]) -> Generator[Requested[Any], Any, None]:
+def set_many(
+    scope: Scope, items: Iterable[tuple[object, Any]], life: Lifetime = FOR_EVER
+) -> Generator[Requested[Any], Any, None]:
     """Write several values, all or none."""
     puts = []
     for key, value in items:
         address = check_address(scope.domain, key)
-        puts.append(Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]")))
-    store = yield from open_store(scope.handle)
+        text = scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]")
+        puts.append(Put(*address, text, *life))
+    store = yield from prepare(scope)
     yield Commit(store, tuple(puts), durable=scope.handle.durable)
 
 
-def add(scope: Scope, key: object, value: Any) -> Generator[Requested[Any], Any, int]:
+def add(scope: Scope, key: object, value: Any, life: Lifetime = FOR_EVER) -> Generator[Requested[Any], Any, int]:
     """Write a value where there is none; KeyExistsError where there is."""
     try:
-        return (yield from set_item(scope, key, value, 0))
+        return (yield from set_item(scope, key, value, 0, life))
     except ConflictError:
         message = f"{_place(scope, str(key))} has an entry already; use set() to overwrite it"
         raise KeyExistsError(message, key=str(key)) from None
@@ -246,7 +343,7 @@ def replace(scope: Scope, key: object, value: Any) -> Generator[Requested[Any], 
 def discard(scope: Scope, key: object) -> Generator[Requested[Any], Any, bool]:
     """Delete an entry; reply: whether there was one."""
     address = check_address(scope.domain, key)
-    store = yield from open_store(scope.handle)
+    store = yield from prepare(scope)
     reply = yield Commit(store, (Delete(*address),), durable=scope.handle.durable)
     return bool(reply.versions[0])
 
@@ -257,10 +354,23 @@ def delete(scope: Scope, key: object) -> Generator[Requested[Any], Any, None]:
         raise _not_found(scope, str(key))
 
 
+def _renewed(record: Record | None) -> Lifetime:
+    """Give an entry that is written again the lifetime it had: counted anew, unless it was an absolute time."""
+    if record is None:
+        return FOR_EVER
+    return Lifetime(record.ttl) if record.ttl is not None else Lifetime(None, record.expires_at)
+
+
 def modify(
-    scope: Scope, key: object, function: Callable[[Any], Any]
+    scope: Scope, key: object, function: Callable[[Any], Any], life: Lifetime | None = None
 ) -> Generator[Requested[Any], Any, tuple[Any, Any]]:
     """Replace a value by ``function(value)``, atomically; ABSENT stands for no entry on both sides.
+
+    Args:
+        scope: Where.
+        key: The key.
+        function: Gets the value, gives the new one; called again when somebody else was quicker.
+        life: The new lifetime; None renews the one that the entry had.
 
     Returns:
         The value before and the value after.
@@ -278,14 +388,42 @@ def modify(
             mutation = Delete(*address)
         else:
             text = scope.handle.codec.encode(after, f"{scope.handle.name}[{name!r}]")
-            ttl, expires_at = (record.ttl, record.expires_at) if record is not None else (None, None)
-            mutation = Put(*address, text, ttl, expires_at)
-        store = yield from open_store(scope.handle)
+            mutation = Put(*address, text, *(_renewed(record) if life is None else life))
+        store = yield from prepare(scope)
         reply = yield Commit(store, (mutation,), (check,), durable=scope.handle.durable)
         if reply.is_committed:
             return before, after
         record = reply.conflicts[address]
     raise _changed(scope, name)
+
+
+def write_back(scope: Scope, key: object, value: Any, version: int) -> Generator[Requested[Any], Any, None]:
+    """Write a value over the version it was read at; the entry keeps its lifetime, counted anew."""
+    name, record = yield from _read(scope, key)
+    if (0 if record is None else record.version) != version:
+        raise _changed(scope, name)
+    yield from set_item(scope, key, value, version, _renewed(record))
+
+
+def touch(scope: Scope, key: object, life: Lifetime) -> Generator[Requested[Any], Any, bool]:
+    """Renew an entry's lifetime, or give it another one; reply: whether there was an entry."""
+    before, _ = yield from modify(scope, key, lambda current: current, None if life == FOR_EVER else life)
+    return before is not ABSENT
+
+
+def append(scope: Scope, key: object, items: tuple[Any, ...]) -> Generator[Requested[Any], Any, int]:
+    """Add items to the end of a list, atomically; an absent entry counts as []. Reply: the new length."""
+
+    def new(current: Any) -> Any:
+        if isinstance(current, Absent):
+            return list(items)
+        if not isinstance(current, list):
+            message = f"{_place(scope, str(key))} holds a {type(current).__name__}, not a list; set() a list first"
+            raise TypeError(message)
+        return [*current, *items]
+
+    _, after = yield from modify(scope, key, new)
+    return len(after)
 
 
 def increment(scope: Scope, key: object, amount: float) -> Generator[Requested[Any], Any, Any]:
@@ -326,14 +464,18 @@ def setdefault(scope: Scope, key: object, default: Any) -> Generator[Requested[A
 
 
 def clear(scope: Scope) -> Generator[Requested[Any], Any, None]:
-    """Delete all entries of the domain, in commits of a page each."""
-    store = yield from open_store(scope.handle)
-    more = True
+    """Delete all entries of the domain, in one commit."""
+    store = yield from prepare(scope)
+    keys, more = KeyRange(scope.domain), True
+    deletes: list[Delete] = []
     while more:
-        reply = yield Page(store, KeyRange(scope.domain), PAGE)
+        reply = yield Page(store, keys, PAGE)
         more = reply.more
-        deletes = tuple(Delete(scope.domain, key) for key, _ in reply.items)
-        yield Commit(store, deletes, durable=scope.handle.durable)
+        deletes.extend(Delete(scope.domain, key) for key, _ in reply.items)
+        if more:
+            keys = keys._replace(start=deletes[-1].key + "\0")
+    if deletes:
+        yield Commit(store, tuple(deletes), durable=scope.handle.durable)
 
 
 def _place(scope: Scope, key: str) -> str:

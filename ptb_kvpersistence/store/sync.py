@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ptb_kvpersistence.model import ABSENT, check_name
 from ptb_kvpersistence.store import ambient, operations
-from ptb_kvpersistence.store.operations import Entry, Handle, Scope, drive
+from ptb_kvpersistence.store.operations import Entry, Handle, Scope, Settings, drive
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, Transaction, run
+from ptb_kvpersistence.store.views import Items, Keys, Values
+from ptb_kvpersistence.store.watching import Event, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from datetime import datetime, timedelta
 
     from ptb_kvpersistence.backends.base import Backend
-    from ptb_kvpersistence.model import Requested
+    from ptb_kvpersistence.model import KeyRange, Requested
 
 T = TypeVar("T")
 
@@ -25,10 +29,10 @@ class Store(MutableMapping[str, Any]):
     What it gives is the caller's copy: a change of a nested value is stored by assigning it again.
     """
 
-    def __init__(self, backend: Backend, handle: Handle, domain: str = "") -> None:
+    def __init__(self, backend: Backend, handle: Handle, domain: str = "", settings: Settings | None = None) -> None:
         self._backend = backend
         self._handle = handle
-        self._scope = Scope(handle, domain)
+        self._scope = Scope(handle, domain, settings)
 
     @property
     def name(self) -> str:
@@ -55,17 +59,24 @@ class Store(MutableMapping[str, Any]):
         """What tells whether two objects are the same store of the same database."""
         return self._handle.backend, self._handle.name
 
-    def domain(self, name: str) -> Store:
+    def domain(self, name: str, *, keep: float | timedelta | None = None) -> Store:
         """Give the same operations on a namespace of its own inside the store.
+
+        Args:
+            name: Its name.
+            keep: Seconds, or a timedelta, for which its entries are kept from their last writing on. The setting is
+                stored with the domain by the next operation, and holds for what is written from then on.
 
         Raises:
             InvalidKeyError: The name cannot be used.
+            ConfigurationError: ``keep`` is no duration.
         """
-        return Store(self._backend, self._handle, check_name(name, "domain", allow_empty=True))
+        settings = None if keep is None else Settings(operations.milliseconds(keep, "keep"))
+        return Store(self._backend, self._handle, check_name(name, "domain", allow_empty=True), settings)
 
     def bound_to(self, backend: Any) -> Store:
         """Give the same store on another performer, for a transaction."""
-        return Store(backend, self._handle, self._scope.domain)
+        return Store(backend, self._handle, self._scope.domain, self._scope.settings)
 
     def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
         inside = ambient.find(self.key)
@@ -101,33 +112,54 @@ class Store(MutableMapping[str, Any]):
         return self._run(operations.contains(self._scope, key))
 
     def __len__(self) -> int:
-        return self._run(operations.count(self._scope))
+        return self._run(operations.count(self._scope, operations.key_range(self._scope)))
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self._pages(""))
+        return iter(self.keys())
+
+    def __reversed__(self) -> Iterator[str]:
+        return iter(self.keys(reverse=True))
 
     def __repr__(self) -> str:
         domain = f", domain={self._scope.domain!r}" if self._scope.domain else ""
         return f"<Store {self.name!r} in {self._backend.name}{domain}>"
 
-    def _pages(self, prefix: str, *, reverse: bool = False) -> Iterator[tuple[str, Any]]:
+    def pages(self, keys: KeyRange, *, reverse: bool = False) -> Iterator[tuple[str, Any]]:
+        """Go through a range of keys and values, a page at a time."""
         after, more = None, True
         while more:
-            items, more = self._run(operations.page(self._scope, after, prefix, reverse=reverse))
+            items, more = self._run(operations.page(self._scope, keys, after, reverse=reverse))
             yield from items
             after = items[-1][0] if items else after
 
-    def keys(self, prefix: str = "") -> KeysView[str]:
-        """List the keys, in code point order, page by page."""
-        return _Keys(self, prefix)
+    def keys(
+        self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
+    ) -> KeysView[str]:
+        """List keys in code point order, page by page.
 
-    def values(self, prefix: str = "") -> ValuesView[Any]:
-        """List the values in the order of their keys, page by page."""
-        return _Values(self, prefix)
+        Args:
+            prefix: Only keys that begin so.
+            start: Only keys from here on.
+            stop: Only keys before this one.
+            reverse: The other way round.
+        """
+        return Keys(self, operations.key_range(self._scope, prefix, start, stop), reverse=reverse)
 
-    def items(self, prefix: str = "") -> ItemsView[str, Any]:
-        """List keys and values, in code point order of the keys, page by page."""
-        return _Items(self, prefix)
+    def values(
+        self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
+    ) -> ValuesView[Any]:
+        """List values in the order of their keys, page by page; see :meth:`keys`."""
+        return Values(self, operations.key_range(self._scope, prefix, start, stop), reverse=reverse)
+
+    def items(
+        self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
+    ) -> ItemsView[str, Any]:
+        """List keys and values in the order of the keys, page by page; see :meth:`keys`."""
+        return Items(self, operations.key_range(self._scope, prefix, start, stop), reverse=reverse)
+
+    def count(self, prefix: str = "", *, start: str | None = None, stop: str | None = None) -> int:
+        """Count keys; see :meth:`keys`."""
+        return self._run(operations.count(self._scope, operations.key_range(self._scope, prefix, start, stop)))
 
     @overload
     def get(self, key: str, /) -> Any: ...
@@ -149,12 +181,22 @@ class Store(MutableMapping[str, Any]):
         """Read a value together with its version; None if there is no entry."""
         return self._run(operations.entry(self._scope, key))
 
-    def set(self, key: str, value: Any, *, if_version: int | None = None) -> int:
+    def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | timedelta | None = None,
+        expires_at: datetime | None = None,
+        if_version: int | None = None,
+    ) -> int:
         """Write a value.
 
         Args:
             key: The key.
             value: What the codec can store.
+            ttl: Seconds, or a timedelta, after which the entry expires; each later write and :meth:`touch` counts anew.
+            expires_at: When it expires, with a time zone.
             if_version: Only if the entry has this version (0: there is none).
 
         Returns:
@@ -165,13 +207,18 @@ class Store(MutableMapping[str, Any]):
             InvalidKeyError: The key cannot be used.
             ConflictError: The entry has another version.
         """
-        return self._run(operations.set_item(self._scope, key, value, if_version))
+        life = operations.lifetime(ttl, expires_at)
+        return self._run(operations.set_item(self._scope, key, value, if_version, life))
 
-    def set_many(self, items: dict[str, Any]) -> None:
+    def set_many(
+        self, items: Mapping[str, Any], *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
+    ) -> None:
         """Write several values, all or none."""
-        self._run(operations.set_many(self._scope, items.items()))
+        self._run(operations.set_many(self._scope, items.items(), operations.lifetime(ttl, expires_at)))
 
-    def add(self, key: str, value: Any) -> int:
+    def add(
+        self, key: str, value: Any, *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
+    ) -> int:
         """Write a value where there is none.
 
         Returns:
@@ -180,7 +227,7 @@ class Store(MutableMapping[str, Any]):
         Raises:
             KeyExistsError: There is an entry.
         """
-        return self._run(operations.add(self._scope, key, value))
+        return self._run(operations.add(self._scope, key, value, operations.lifetime(ttl, expires_at)))
 
     def replace(self, key: str, value: Any) -> bool:
         """Write a value only where there is one; tell whether there was."""
@@ -202,6 +249,53 @@ class Store(MutableMapping[str, Any]):
         """Add to a number, atomically; give the sum. An absent entry counts as 0."""
         return self._run(operations.increment(self._scope, key, amount))
 
+    def append(self, key: str, *items: Any) -> int:
+        """Add items to the end of a list, atomically; give the new length. An absent entry counts as []."""
+        return self._run(operations.append(self._scope, key, items))
+
+    def touch(self, key: str, *, ttl: float | timedelta | None = None, expires_at: datetime | None = None) -> bool:
+        """Renew an entry's lifetime, or give it another one; tell whether there was an entry."""
+        return self._run(operations.touch(self._scope, key, operations.lifetime(ttl, expires_at)))
+
+    @contextmanager
+    def edit(self, key: str, default: Any = ABSENT) -> Iterator[Any]:
+        """Change a value in place: ``with store.edit("cart") as cart: cart.append(...)``; it is written at the end.
+
+        Args:
+            key: The key.
+            default: What to begin with where there is no entry.
+
+        Raises:
+            KeyNotFoundError: There is no entry, and no default.
+            ConflictError: At the end: somebody else has written the entry meanwhile. Nothing was written.
+        """
+        entry = self.entry(key)
+        value = (self[key] if default is ABSENT else default) if entry is None else entry.value
+        yield value
+        version = 0 if entry is None else entry.version
+        self._run(operations.write_back(self._scope, key, value, version))
+
+    def watch(
+        self, *, domain: str | None = None, since: int | str | None = None, timeout: float | None = None
+    ) -> Iterator[Event]:
+        """Follow the changes of a domain, across processes: the latest change of each key, in version order.
+
+        Args:
+            domain: Of another domain than this one.
+            since: Version, or cursor of an event, after which to begin; None: with what changes from now on.
+            timeout: Seconds without a change after which the iteration ends; None: never.
+
+        Raises:
+            WatchGapError: Changes after ``since`` were forgotten, or the store was made anew.
+        """
+        scope = self._scope if domain is None else self.domain(domain).scope
+        return watch(self._backend, scope, since, timeout)
+
+    @property
+    def scope(self) -> Scope:
+        """Which domain of which store this is, for operations."""
+        return self._scope
+
     def pop(self, key: str, default: Any = ABSENT) -> Any:
         """Delete an entry and give its value."""
         return self._run(operations.pop(self._scope, key, default))
@@ -213,39 +307,3 @@ class Store(MutableMapping[str, Any]):
     def clear(self) -> None:
         """Delete all entries of this domain."""
         self._run(operations.clear(self._scope))
-
-
-class _Keys(KeysView[str]):
-    def __init__(self, store: Store, prefix: str) -> None:
-        super().__init__(store)
-        self._store, self._prefix = store, prefix
-
-    def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self._store._pages(self._prefix))  # noqa: SLF001 - same module
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self) if self._prefix else len(self._store)
-
-
-class _Values(ValuesView[Any]):
-    def __init__(self, store: Store, prefix: str) -> None:
-        super().__init__(store)
-        self._store, self._prefix = store, prefix
-
-    def __iter__(self) -> Iterator[Any]:
-        return (value for _, value in self._store._pages(self._prefix))  # noqa: SLF001 - same module
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self) if self._prefix else len(self._store)
-
-
-class _Items(ItemsView[str, Any]):
-    def __init__(self, store: Store, prefix: str) -> None:
-        super().__init__(store)
-        self._store, self._prefix = store, prefix
-
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        return self._store._pages(self._prefix)  # noqa: SLF001 - same module
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self) if self._prefix else len(self._store)

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
+from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.errors import BusyError, StoreExistsError, StoreNotFoundError
 from ptb_kvpersistence.model import (
@@ -35,6 +35,7 @@ from ptb_kvpersistence.model import (
     RangeCheck,
     Record,
     Requested,
+    SetDomain,
     StoreInfo,
     Sweep,
     VersionCheck,
@@ -44,7 +45,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_WRITES: Final = (Commit, OpenStore, Sweep)
+_WRITES: Final = (Commit, OpenStore, SetDomain, Sweep)
+
+
+SWEEP_EVERY: Final = 30_000
+"""Milliseconds between two sweeps."""
 
 
 @dataclass
@@ -55,6 +60,8 @@ class _StoreData:
     """In version order: a write takes its key out and puts it back at the end."""
     keys: dict[str, list[str]] = field(default_factory=dict)
     """Sorted keys per domain, tombstones included; made when first asked for."""
+    keep: dict[str, int] = field(default_factory=dict)
+    """Milliseconds for which a domain keeps its entries."""
 
 
 class MemoryEngine:
@@ -65,6 +72,7 @@ class MemoryEngine:
         self._lock = threading.Lock()
         self._version = 0
         self._owner: object = None
+        self._swept_at = now_ms()
         self._stores: dict[int, _StoreData] = {}
         self._commits: dict[str, int] = {}
         self._handlers: dict[type, Callable[[Any], Any]] = {
@@ -76,6 +84,7 @@ class MemoryEngine:
             Checked: self._checked,
             OpenStore: self._open_store,
             ListStores: self._list_stores,
+            SetDomain: self._set_domain,
             Sweep: self._sweep,
         }
 
@@ -164,6 +173,9 @@ class MemoryEngine:
             return failed
         if request.id is not None:
             self._commits[request.id] = now
+        if now >= self._swept_at + SWEEP_EVERY:
+            self._swept_at = now
+            self._sweep(Sweep())
         return CommitReply(tuple(self._mutate(data, mutation, now) for mutation in request.mutations))
 
     def _failed_checks(
@@ -187,8 +199,9 @@ class MemoryEngine:
 
     def _mutate(self, data: _StoreData, mutation: Any, now: int) -> int:
         if isinstance(mutation, Put):
-            domain, key, value, ttl, expires_at = mutation
-            return self._write(data, Change(domain, key, value, 0, now, ttl, expires_at))
+            domain, key, value, *_ = mutation
+            life = lifetime(mutation, now, data.keep.get(domain))
+            return self._write(data, Change(domain, key, value, 0, now, *life))
         domain, key = mutation
         if _alive(data.changes.get(Address(domain, key)), now) is None:
             return 0
@@ -239,6 +252,12 @@ class MemoryEngine:
         info = StoreInfo(self._version, request.name, uuid.uuid4().hex)
         self._stores[info.id] = _StoreData(info)
         return info
+
+    def _set_domain(self, request: SetDomain) -> None:
+        keep = self._data(request.store).keep
+        keep.pop(request.domain, None)
+        if request.keep is not None:
+            keep[request.domain] = request.keep
 
     def _list_stores(self, _request: ListStores) -> tuple[StoreInfo, ...]:
         return tuple(sorted((data.info for data in self._stores.values()), key=lambda info: info.name))

@@ -76,6 +76,10 @@ class MemoryBackend(_Shared):
         message = f"{self.name} is locked, and waiting would block the running event loop; use AsyncStore in coroutines"
         raise ReentryError(message)
 
+    def peek(self) -> object | None:
+        """Give the latest version: nothing was committed between two equal ones."""
+        return self.engine.version
+
     def exclusive(self, timeout: float, *, durable: bool = True) -> _Session:  # noqa: ARG002 - memory is not
         """Begin an exclusive session, waiting up to ``timeout`` seconds."""
         self._check_open()

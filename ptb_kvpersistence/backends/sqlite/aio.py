@@ -21,10 +21,10 @@ from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy_async
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
 from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
-from ptb_kvpersistence.model import Commit, OpenStore, R, Requested, Sweep
+from ptb_kvpersistence.model import Commit, OpenStore, R, Requested, SetDomain, Sweep
 
 _logger = logging.getLogger(__name__)
-_WRITES: Final = (Commit, OpenStore, Sweep)
+_WRITES: Final = (Commit, OpenStore, SetDomain, Sweep)
 
 
 class AsyncSQLiteBackend:

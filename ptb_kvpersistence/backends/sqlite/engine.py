@@ -5,14 +5,15 @@ No waiting, no threads, no event loop; those are the business of the two backend
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, pauses
+from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime, pauses
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.sqlite import schema
 from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer
@@ -38,6 +39,7 @@ from ptb_kvpersistence.model import (
     Put,
     Record,
     Requested,
+    SetDomain,
     StoreInfo,
     Sweep,
     VersionCheck,
@@ -48,7 +50,13 @@ if TYPE_CHECKING:
 
     from ptb_kvpersistence.model import RangeCheck
 
+    Lifetimes = Callable[[Put], tuple[int | None, int | None]]
     Checks = tuple[VersionCheck | RangeCheck, ...]
+
+SWEEP_EVERY: Final = 30.0
+"""Seconds between two sweeps of a connection that commits."""
+SWEEP_STEP: Final = 200
+"""Entries per sweep."""
 
 _FIELDS = "CAST(value AS BLOB), version, updated_at, ttl, expires_at"
 _ALIVE = "value IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
@@ -151,11 +159,13 @@ class Engine:
             Checked: self._checked,
             OpenStore: self._open_store,
             ListStores: self._list_stores,
+            SetDomain: self._set_domain,
             Sweep: self._sweep,
             BeginExclusive: self._begin_exclusive,
             EndExclusive: self._end_exclusive,
         }
         self._queue = WriterQueue(path)
+        self._swept_at = time.monotonic()
 
     def _begin_exclusive(self, request: BeginExclusive) -> bool:
         deadline = time.monotonic() + request.timeout
@@ -195,6 +205,17 @@ class Engine:
                 self._checkpointer.after_commit(committed=committed)
             finally:
                 self._queue.leave()
+
+    def data_version(self) -> int | None:
+        """Give a number that changes with the commits of other connections; None where that cannot be had cheaply.
+
+        Source: https://www.sqlite.org/pragma.html#pragma_data_version
+        """
+        if not self.is_wal:
+            return None
+        with translated(self._path):
+            own = self._connection.total_changes
+            return int(self._connection.execute("PRAGMA data_version").fetchall()[0][0]) + (own << 32)
 
     def perform(self, request: Any) -> Any:
         """Perform a request once.
@@ -314,7 +335,15 @@ class Engine:
             committed = reply.is_committed
         finally:
             self._checkpointer.after_commit(committed=committed)
+        self._sweep_sometimes()
         return reply
+
+    def _sweep_sometimes(self) -> None:
+        """Sweep a little, in the shadow of a commit, once in a while."""
+        if not self._connection.in_transaction and time.monotonic() >= self._swept_at + SWEEP_EVERY:
+            self._swept_at = time.monotonic()
+            with contextlib.suppress(sqlite3.Error):
+                self._sweep(Sweep(SWEEP_STEP))
 
     def _apply(self, request: Commit) -> CommitReply:
         now = now_ms()
@@ -325,9 +354,10 @@ class Engine:
             return failed
         if not self._connection.execute("SELECT 1 FROM stores WHERE id = ?", (request.store,)).fetchone():
             raise _store_gone()
-        versions = self._put_all(request, now) or tuple(
-            self._mutate(request.store, mutation, now) for mutation in request.mutations
-        )
+        versions = self._put_all(request, now)
+        if not versions:
+            life = self._lifetimes(request, now)
+            versions = tuple(self._mutate(request.store, mutation, now, life) for mutation in request.mutations)
         if request.id is not None:
             self._connection.execute("INSERT INTO commits VALUES(?, ?)", (request.id, now))
         return CommitReply(versions)
@@ -370,8 +400,9 @@ class Engine:
 
     def _put_all(self, request: Commit, now: int) -> tuple[int, ...]:
         """Write a commit that only puts, in one call; AUTOINCREMENT numbers its rows without a gap."""
+        life = self._lifetimes(request, now)
         rows = [
-            (request.store, put.domain, put.key, put.value, now, put.ttl, put.expires_at)
+            (request.store, put.domain, put.key, put.value, now, *life(put))
             for put in request.mutations
             if isinstance(put, Put)
         ]
@@ -381,10 +412,17 @@ class Engine:
         (last,) = self._connection.execute("SELECT last_insert_rowid()").fetchone()
         return tuple(range(last - len(rows) + 1, last + 1))
 
-    def _mutate(self, store: int, mutation: Any, now: int) -> int:
+    def _lifetimes(self, request: Commit, now: int) -> Lifetimes:
+        domains = {mutation.domain for mutation in request.mutations}
+        marks = ", ".join("?" * len(domains))
+        statement = f"SELECT domain, keep FROM domains WHERE store = ? AND domain IN ({marks}) AND keep IS NOT NULL"
+        kept = dict(self._connection.execute(statement, (request.store, *domains)))
+        return lambda put: lifetime(put, now, kept.get(put.domain))
+
+    def _mutate(self, store: int, mutation: Any, now: int, life: Lifetimes) -> int:
         execute = self._connection.execute
         if isinstance(mutation, Put):
-            row = (store, mutation.domain, mutation.key, mutation.value, now, mutation.ttl, mutation.expires_at)
+            row = (store, mutation.domain, mutation.key, mutation.value, now, *life(mutation))
             return int(execute(_PUT, row).lastrowid or 0)
         domain, key = mutation
         if execute(_VERSION, (store, domain, key, now)).fetchone() is None:
@@ -410,6 +448,13 @@ class Engine:
             return len(expired) + dropped.rowcount
 
     # --- stores ---
+
+    def _set_domain(self, request: SetDomain) -> None:
+        with self._writing():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO domains(store, domain, keep) VALUES(?, ?, ?)",
+                (request.store, request.domain, request.keep),
+            )
 
     def _open_store(self, request: OpenStore) -> StoreInfo:
         found = self._find_store(request.name)

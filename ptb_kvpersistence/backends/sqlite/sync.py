@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
-from ptb_kvpersistence.errors import BusyError, LockTimeoutError, ReentryError, StoreClosedError
+from ptb_kvpersistence.errors import BusyError, DatabaseError, LockTimeoutError, ReentryError, StoreClosedError
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import Commit, R, Requested
@@ -88,6 +88,14 @@ class SQLiteBackend:
             "use AsyncStore (connect_async, or persistence.store) in coroutines"
         )
         raise ReentryError(message)
+
+    def peek(self) -> object | None:
+        """Read the file's data version; equal tokens mean that nothing was committed between."""
+        with self._lock:
+            try:
+                return cast("object", self._opened().data_version())
+            except DatabaseError:
+                return None
 
     def exclusive(self, timeout: float, *, durable: bool = True) -> _Session:
         """Begin an exclusive session, waiting up to ``timeout`` seconds; it holds up every store in the file.

@@ -1,0 +1,157 @@
+"""Watching a store: the change feed, read again whenever a cheap look says that something was committed.
+
+Only the latest change of a key is seen; states in between may coalesce. An entry that expires appears as a deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ptb_kvpersistence.errors import ConfigurationError, DecodeError, StoreNotFoundError, WatchGapError
+from ptb_kvpersistence.model import Changes, Sweep
+from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator, Iterator
+
+    from ptb_kvpersistence.backends.base import AsyncBackend, Backend
+    from ptb_kvpersistence.model import Requested
+    from ptb_kvpersistence.store.operations import Scope
+
+POLL: Final = 0.02
+"""Seconds between two looks."""
+SWEEP_EVERY: Final = 1.0
+"""Seconds between two sweeps by a watcher, so that expiry shows."""
+PAGE: Final = 500
+
+
+class Event(NamedTuple):
+    """A change that a watcher sees.
+
+    Attributes:
+        key: The key.
+        value: The value now; None if the entry was deleted or has expired, or cannot be read.
+        is_deleted: Whether there is no entry any more.
+        version: Of the change.
+        cursor: Where to go on from later: pass it as ``since``.
+        error: Why the value cannot be read, if so.
+    """
+
+    key: str
+    value: Any
+    is_deleted: bool
+    version: int
+    cursor: str
+    error: DecodeError | None = None
+
+
+class Feed:
+    """Where one watcher stands; generators of requests, run by the two faces."""
+
+    def __init__(self, scope: Scope, since: int | str | None) -> None:
+        self._scope = scope
+        self._incarnation, self._since = _parse(since)
+        self._swept_at = time.monotonic()
+
+    def begin(self) -> Generator[Requested[Any], Any, None]:
+        """Find out where to begin, and whether everything since then is still known."""
+        store = yield from prepare(self._scope)
+        reply = yield Changes(store, 2**62, (self._scope.domain,), 1)
+        self._check(reply.incarnation, reply.horizon, reply.head)
+        if self._since is None:
+            self._since = reply.head
+
+    def read(self) -> Generator[Requested[Any], Any, list[Event]]:
+        """Read the next page of changes."""
+        store = yield from prepare(self._scope)
+        if time.monotonic() - self._swept_at >= SWEEP_EVERY:
+            self._swept_at = time.monotonic()
+            yield Sweep(PAGE)
+        assert self._since is not None  # noqa: S101 - set by begin
+        try:
+            reply = yield Changes(store, self._since, (self._scope.domain,), PAGE)
+        except StoreNotFoundError as error:
+            message = "the store was deleted while it was watched; create or open it again"
+            raise WatchGapError(message) from error
+        self._check(reply.incarnation, reply.horizon, reply.head)
+        now = time.time() * 1000
+        events = [self._event(change, now, reply.incarnation) for change in reply.changes]
+        self._since = max(self._since, reply.head)
+        return events
+
+    def _check(self, incarnation: str, horizon: int, head: int) -> None:
+        if self._incarnation not in (None, incarnation):
+            message = "the store was made anew since; read it from the start and watch from there"
+            raise WatchGapError(message)
+        self._incarnation = incarnation
+        if self._since is not None and (0 < self._since < horizon or self._since > max(head, horizon)):
+            message = (
+                "changes after that version are no longer known; read the store from the start and watch from there"
+            )
+            raise WatchGapError(message)
+
+    def _event(self, change: Any, now: float, incarnation: str) -> Event:
+        cursor = f"{incarnation}:{change.version}"
+        if change.value is None or (change.expires_at is not None and change.expires_at <= now):
+            return Event(change.key, None, True, change.version, cursor)
+        try:
+            value = decode_value(self._scope, change.key, change.value)
+        except DecodeError as error:
+            return Event(change.key, None, False, change.version, cursor, error)
+        return Event(change.key, value, False, change.version, cursor)
+
+
+def _parse(since: int | str | None) -> tuple[str | None, int | None]:
+    if isinstance(since, str):
+        incarnation, _, version = since.partition(":")
+        if incarnation and version.isdigit():
+            return incarnation, int(version)
+    elif since is None or (type(since) is int and since >= 0):
+        return None, since
+    message = "since takes a version, the cursor of an event, or None"
+    raise ConfigurationError(message)
+
+
+def watch(backend: Backend, scope: Scope, since: int | str | None, timeout: float | None) -> Iterator[Event]:
+    """Follow the changes of a domain, blocking."""
+    feed = Feed(scope, since)
+    drive(feed.begin(), backend.perform)
+    return _follow(backend, feed, timeout)
+
+
+def _follow(backend: Backend, feed: Feed, timeout: float | None) -> Iterator[Event]:
+    seen = time.monotonic()
+    while True:
+        token = backend.peek()
+        events = drive(feed.read(), backend.perform)
+        if events:
+            yield from events
+            seen = time.monotonic()
+            continue
+        swept = time.monotonic()
+        while time.monotonic() - swept < SWEEP_EVERY and (token is None or backend.peek() == token):
+            if timeout is not None and time.monotonic() - seen >= timeout:
+                return
+            time.sleep(POLL)
+            if token is None:
+                break
+
+
+async def watch_async(backend: AsyncBackend, scope: Scope, since: int | str | None) -> AsyncIterator[Event]:
+    """Follow the changes of a domain without blocking."""
+    feed = Feed(scope, since)
+    await drive_async(feed.begin(), backend.perform)
+    while True:
+        token = backend.peek()
+        events = await drive_async(feed.read(), backend.perform)
+        for event in events:
+            yield event
+        if events:
+            continue
+        swept = time.monotonic()
+        while time.monotonic() - swept < SWEEP_EVERY and (token is None or backend.peek() == token):
+            await asyncio.sleep(POLL)
+            if token is None:
+                break
