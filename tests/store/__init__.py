@@ -1,0 +1,1 @@
+"""The stores as users see them."""
