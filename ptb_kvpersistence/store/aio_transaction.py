@@ -79,7 +79,7 @@ class AsyncTransaction:
             message = "a transaction cannot take the lock half-way; open the outer one with lock=True"
             raise ReentryError(message)
         self._savepoint = outer.buffer.savepoint()
-        return outer.view.domain(self._store.domain_name)  # type: ignore[no-any-return]
+        return self._store.bound_to(outer.view.backend)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

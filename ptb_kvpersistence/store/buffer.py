@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ptb_kvpersistence.errors import ConflictError
 from ptb_kvpersistence.model import (
+    ABSENT,
+    Absent,
     Address,
     Checked,
     Commit,
@@ -25,6 +27,7 @@ from ptb_kvpersistence.model import (
     Put,
     RangeCheck,
     Record,
+    SetDomain,
     VersionCheck,
 )
 
@@ -51,6 +54,7 @@ class Buffer:
         self._writes: dict[Address, tuple[Put | Delete, int]] = {}
         self._reads: dict[Address, Record | None] = {}
         self._ranges: dict[KeyRange, RangeCheck] = {}
+        self._settings: set[SetDomain] = set()
         self._steps = 0
 
     def savepoint(self) -> dict[Address, tuple[Put | Delete, int]]:
@@ -88,7 +92,16 @@ class Buffer:
             return self._count(request)
         if isinstance(request, Commit):
             return self._write(request)
+        if isinstance(request, SetDomain) and self.is_exclusive:
+            return self._set_domain(request)
         return _pass_on(request)
+
+    def _set_domain(self, request: SetDomain) -> Generator[Requested[Any], Any, Absent]:
+        # The session writes it, so that it is rolled back with the session: ABSENT says that it is not stored yet.
+        if request not in self._settings:
+            yield request
+            self._settings.add(request)
+        return ABSENT
 
     def _ask(self, request: GetMany | Page | Count) -> Generator[Requested[Any], Any, tuple[Any, int, int]]:
         if self.is_exclusive:

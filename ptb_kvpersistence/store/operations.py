@@ -15,6 +15,7 @@ from ptb_kvpersistence.model import (
     Absent,
     Address,
     Commit,
+    CommitReply,
     Count,
     Delete,
     GetMany,
@@ -159,8 +160,8 @@ def prepare(scope: Scope) -> Generator[Requested[Any], Any, int]:
     store = yield from open_store(scope.handle)
     settings = scope.settings
     if settings is not None and not settings.is_stored:
-        yield SetDomain(store, scope.domain, settings.keep)
-        settings.is_stored = True
+        # Inside an exclusive transaction the setting may yet be rolled back with it: ABSENT.
+        settings.is_stored = (yield SetDomain(store, scope.domain, settings.keep)) is not ABSENT
     return store
 
 
@@ -295,17 +296,24 @@ def set_item(
     scope: Scope, key: object, value: Any, if_version: int | None = None, life: Lifetime = FOR_EVER
 ) -> Generator[Requested[Any], Any, int]:
     """Write a value; reply: its version. With ``if_version`` only over that version (0: no entry)."""
+    reply = yield from _put(scope, key, value, if_version, life)
+    if not reply.is_committed:
+        raise _changed(scope, str(key))
+    return reply.versions[0]
+
+
+def _put(
+    scope: Scope, key: object, value: Any, if_version: int | None, life: Lifetime
+) -> Generator[Requested[Any], Any, CommitReply]:
     address = check_address(scope.domain, key)
     put = Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]"), *life)
-    if if_version is not None and (type(if_version) is not int or if_version < 0):
+    # Inside a transaction what it wrote itself has versions below 0.
+    if if_version is not None and type(if_version) is not int:
         message = "if_version takes the version of an entry, or 0 for no entry"
         raise ConfigurationError(message)
     checks = () if if_version is None else (VersionCheck(*address, if_version),)
     store = yield from prepare(scope)
-    reply = yield Commit(store, (put,), checks, durable=scope.handle.durable)
-    if not reply.is_committed:
-        raise _changed(scope, address.key)
-    return reply.versions[0]  # type: ignore[no-any-return]
+    return (yield Commit(store, (put,), checks, durable=scope.handle.durable))  # type: ignore[no-any-return]
 
 
 def set_many(
@@ -323,11 +331,11 @@ def set_many(
 
 def add(scope: Scope, key: object, value: Any, life: Lifetime = FOR_EVER) -> Generator[Requested[Any], Any, int]:
     """Write a value where there is none; KeyExistsError where there is."""
-    try:
-        return (yield from set_item(scope, key, value, 0, life))
-    except ConflictError:
+    reply = yield from _put(scope, key, value, 0, life)
+    if not reply.is_committed:
         message = f"{_place(scope, str(key))} has an entry already; use set() to overwrite it"
-        raise KeyExistsError(message, key=str(key)) from None
+        raise KeyExistsError(message, key=str(key))
+    return reply.versions[0]
 
 
 def replace(scope: Scope, key: object, value: Any) -> Generator[Requested[Any], Any, bool]:

@@ -78,7 +78,7 @@ class Transaction:
             message = "a transaction cannot take the lock half-way; open the outer one with lock=True"
             raise ReentryError(message)
         self._savepoint = outer.buffer.savepoint()
-        return outer.view.domain(self._store.domain_name)  # type: ignore[no-any-return]
+        return self._store.bound_to(outer.view.backend)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -179,17 +179,23 @@ class Engine:
             raise
 
     def _take_writer_lock(self, deadline: float) -> bool:
-        for pause in pauses(max(0.0, deadline - time.monotonic()) or 1e-9):
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if not isinstance(translate(error, self._path), BusyError):
-                    raise
-                time.sleep(pause)
-            else:
+        if self._try_writer_lock():
+            return True
+        for pause in pauses(deadline - time.monotonic()):
+            time.sleep(pause)
+            if self._try_writer_lock():
                 return True
         self._queue.leave()
         return False
+
+    def _try_writer_lock(self) -> bool:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not isinstance(translate(error, self._path), BusyError):
+                raise
+            return False
+        return True
 
     def _end_exclusive(self, request: EndExclusive) -> None:
         commit, committed = request.commit, False
