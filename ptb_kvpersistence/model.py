@@ -174,6 +174,13 @@ class Delete(NamedTuple):
     key: str
 
 
+class Fence(NamedTuple):
+    """The named lock ``name`` is still held under this token."""
+
+    name: str
+    token: int
+
+
 class Requested(Generic[R]):
     """Base of the requests; the type argument is the type of the reply."""
 
@@ -257,6 +264,7 @@ class Commit(Requested[CommitReply]):
     Attributes:
         id: Unique; a commit that is sent twice is applied once. ``None``: not remembered.
         durable: Wait for the disk (survives power loss), where the backend tells the difference.
+        fences: Locks that must be held until the commit is in the store, or LeaseLostError is raised.
     """
 
     store: int
@@ -264,6 +272,7 @@ class Commit(Requested[CommitReply]):
     checks: tuple[VersionCheck | RangeCheck, ...] = ()
     id: str | None = None
     durable: bool = True
+    fences: tuple[Fence, ...] = ()
 
 
 class ChangesReply(NamedTuple):
@@ -340,6 +349,128 @@ class SetDomain(Requested[None]):
 @dataclass(frozen=True, slots=True)
 class ListStores(Requested["tuple[StoreInfo, ...]"]):
     """List the stores, by name in code point order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenameStore(Requested[None]):
+    """Give a store another name; it stays the same store, for those too who have it open.
+
+    Attributes:
+        force: Do so though bots are attached.
+    """
+
+    name: str
+    new_name: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteStore(Requested[None]):
+    """Delete a store with all that belongs to it.
+
+    Attributes:
+        force: Do so though bots are attached.
+    """
+
+    name: str
+    force: bool = False
+
+
+# --- leases and attached bots: performed also while somebody has the database to himself ---
+
+
+class LeaseReply(NamedTuple):
+    """Who has a named lock.
+
+    Attributes:
+        token: Of the lease just acquired; grows from lease to lease. None: somebody else has the lock, or its turn.
+        holder: Who has it; None if nobody has.
+        ahead: How many wait that came before.
+    """
+
+    token: int | None
+    holder: str | None
+    ahead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireLease(Requested[LeaseReply]):
+    """Try to acquire a named lock.
+
+    Attributes:
+        holder: Who asks; unique among all processes.
+        ttl: Milliseconds until the lease is over unless renewed.
+        waits: Stand in line if it is not free; to keep the place, ask again within :data:`.base.LINE_PATIENCE`.
+    """
+
+    store: int
+    name: str
+    holder: str
+    ttl: int
+    waits: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLease(Requested[bool]):
+    """Prolong a lease to ``ttl`` milliseconds from now; reply: whether it was still held."""
+
+    store: int
+    name: str
+    token: int
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLease(Requested[bool]):
+    """Give a lease back (``token``) and leave the line; reply: whether the lease was still held."""
+
+    store: int
+    name: str
+    holder: str
+    token: int | None = None
+
+
+class BotInfo(NamedTuple):
+    """A bot that is, or was, attached to a store.
+
+    Attributes:
+        name: Its name.
+        attached_at: When it last became attached, in milliseconds since the epoch.
+        last_seen: When it last said so, in milliseconds since the epoch.
+        is_attached: Whether it still is, as far as can be told.
+    """
+
+    name: str
+    attached_at: int
+    last_seen: int
+    is_attached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttachBot(Requested[None]):
+    """Note that a bot uses a store; to be repeated every :data:`.base.HEARTBEAT` seconds."""
+
+    store: int
+    bot: str
+
+
+@dataclass(frozen=True, slots=True)
+class DetachBot(Requested[None]):
+    """Note that a bot no longer uses a store."""
+
+    store: int
+    bot: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListBots(Requested["tuple[BotInfo, ...]"]):
+    """List the bots that are or were attached to a store, by name."""
+
+    store: int
+
+
+LEASE_REQUESTS: Final = frozenset({AcquireLease, RenewLease, ReleaseLease, AttachBot, DetachBot, ListBots})
+"""The requests that never wait for the database's writer lock."""
 
 
 @dataclass(frozen=True, slots=True)

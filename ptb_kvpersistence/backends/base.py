@@ -7,7 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ptb_kvpersistence.errors import BusyError
+from ptb_kvpersistence.errors import BusyError, LeaseLostError, StoreExistsError, StoreInUseError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +19,15 @@ TOMBSTONE_LIFETIME: Final = 7 * 86_400_000
 
 DEFAULT_TIMEOUT: Final = 5.0
 """Seconds to wait for a database that somebody else has locked."""
+
+HEARTBEAT: Final = 20.0
+"""Seconds between two signs of life of an attached bot."""
+
+ATTACHED_FOR: Final = 60_000
+"""Milliseconds after its last sign of life that a bot still counts as attached."""
+
+LINE_PATIENCE: Final = 250
+"""Milliseconds after which someone waiting for a named lock who did not ask again is passed over."""
 
 
 class Session(Protocol):
@@ -160,3 +169,30 @@ async def retry_busy_async(attempt: Callable[[], Any], timeout: float) -> Any:
         except BusyError:
             await asyncio.sleep(pause)
     return await attempt()
+
+
+def no_such_store(name: str, place: str) -> StoreNotFoundError:
+    """Build the error for a store that is not there."""
+    return StoreNotFoundError(f"there is no store {name!r} in {place}; create it, or look at names()")
+
+
+def store_gone() -> StoreNotFoundError:
+    """Build the error for a store that was there."""
+    return StoreNotFoundError("the store was deleted meanwhile; open or create it again")
+
+
+def store_exists(name: str, place: str) -> StoreExistsError:
+    """Build the error for a name that is taken."""
+    return StoreExistsError(f"there is a store {name!r} in {place} already; open it, or take another name")
+
+
+def in_use(name: str, bots: tuple[str, ...]) -> StoreInUseError:
+    """Build the error for a store that bots are attached to."""
+    shown = ", ".join(map(repr, bots))
+    message = f"store {name!r} is in use by {shown}; stop them first, or force it with force=True"
+    return StoreInUseError(message, bots=bots)
+
+
+def lease_lost(name: str) -> LeaseLostError:
+    """Build the error for a named lock that is no longer held."""
+    return LeaseLostError(f"the lock {name!r} was lost while it was held; nothing was written, acquire it again")

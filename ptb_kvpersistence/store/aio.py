@@ -6,8 +6,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ptb_kvpersistence.model import ABSENT, StoreInfo, check_name
-from ptb_kvpersistence.store import ambient, operations
+from ptb_kvpersistence.store import ambient, leases, operations
+from ptb_kvpersistence.store.aio_locks import AsyncLock
 from ptb_kvpersistence.store.aio_transaction import AsyncTransaction, run
+from ptb_kvpersistence.store.leases import LEASE_TTL
 from ptb_kvpersistence.store.operations import Entry, Handle, Scope, Settings, drive_async
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT
 from ptb_kvpersistence.store.watching import Event, watch_async
@@ -86,8 +88,9 @@ class AsyncStore:
         return AsyncStore(backend, self._handle, self._scope.domain, self._scope.settings)
 
     async def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
-        inside = ambient.find(self.key)
-        return await drive_async(operation, self._backend.perform if inside is None else inside.view.backend.perform)
+        inside = ambient.find(self.key, self._handle.info)
+        perform = self._backend.perform if inside is None else inside.view.backend.perform
+        return await drive_async(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)
 
     def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> AsyncTransaction:
         """Begin a transaction: ``async with store.transaction():``; code inside uses this store, or what is yielded.
@@ -105,6 +108,26 @@ class AsyncStore:
     async def run(self, function: Callable[[AsyncStore], Awaitable[T]]) -> T:
         """Await ``function(store)`` inside a transaction, again after each conflict; give its result."""
         return await run(self, function)
+
+    def lock(self, name: str, *, ttl: float | timedelta = LEASE_TTL, timeout: float = LOCK_TIMEOUT) -> AsyncLock:
+        """Take a named lock, across processes: ``async with store.lock("report") as lease:``.
+
+        It keeps out those who take the same lock, and nobody else; it belongs to the store, whatever the domain. It is
+        renewed while it is held, and free at once when its process dies. Where it could not be renewed in time, since
+        the process was frozen or the machine asleep, it may have been taken by somebody else: then the writes of this
+        task to this store inside the block raise LeaseLostError and write nothing. Take it outside of
+        transactions, and begin these inside.
+
+        Args:
+            name: Of the lock.
+            ttl: Seconds, or a timedelta, after which it is free when it was not renewed.
+            timeout: Seconds to wait for it; 0 not at all.
+
+        Returns:
+            A context manager that gives a lease: ``lease.token`` grows from one holder to the next, ``lease.check()``
+            raises LeaseLostError once the lock is lost.
+        """
+        return AsyncLock(self._backend, self._handle, name, ttl=ttl, timeout=timeout)
 
     def __repr__(self) -> str:
         domain = f", domain={self._scope.domain!r}" if self._scope.domain else ""

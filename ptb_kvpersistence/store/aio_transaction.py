@@ -6,8 +6,8 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ptb_kvpersistence.errors import ConflictError, ReentryError
-from ptb_kvpersistence.store import ambient
+from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
+from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.buffer import Buffer, conflict
 from ptb_kvpersistence.store.operations import drive_async, open_store
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, RUN_ATTEMPTS
@@ -43,6 +43,7 @@ class AsyncTransaction:
     Raises:
         ConflictError: At the end, or at a read: what was read has been changed by somebody else. Nothing was written.
         LockTimeoutError: At the beginning: others had the lock for ``timeout`` seconds.
+        LeaseLostError: At the end: a named lock that is held around it was lost. Nothing was written.
         ReentryError: At the beginning: the lock would wait for this very task.
 
     Cancellation:
@@ -60,7 +61,7 @@ class AsyncTransaction:
 
     async def __aenter__(self) -> AsyncStore:
         store = self._store
-        self._outer = ambient.find(store.key)
+        self._outer = ambient.find(store.key, store.handle.info)
         if self._outer is not None:
             return self._enter_nested(self._outer)
         store_id = await drive_async(open_store(store.handle), store.backend.perform)
@@ -92,6 +93,12 @@ class AsyncTransaction:
         assert self._token is not None  # noqa: S101 - set on entering
         ambient.leave(self._token)
         commit = self._buffer.commit() if kind is None else None
+        try:
+            commit = leases.fence(self._store.handle.backend, commit)
+        except LeaseLostError:
+            if self._session is not None:
+                await self._session.end(None)
+            raise
         if self._session is not None:
             await self._session.end(commit)
         elif commit is not None:
@@ -110,7 +117,7 @@ async def run(store: AsyncStore, function: Callable[[AsyncStore], Awaitable[T]])
             async with AsyncTransaction(store, lock=False, timeout=LOCK_TIMEOUT) as view:
                 return await function(view)
         except ConflictError:
-            if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key) is not None:
+            if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key, store.handle.info) is not None:
                 raise
             # The jitter keeps rivals from meeting again; no secret depends on it.
             await asyncio.sleep(random.uniform(0, 0.001 * min(2**attempt, 64)))  # noqa: S311

@@ -15,6 +15,7 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from ptb_kvpersistence.model import StoreInfo
     from ptb_kvpersistence.store.buffer import Buffer
 
 _logger = logging.getLogger(__name__)
@@ -53,14 +54,14 @@ def owner() -> tuple[int, object]:
     return threading.get_ident(), task
 
 
-def find(key: tuple[object, str]) -> Ambient | None:
-    """Find the open transaction of this caller on a store."""
+def find(key: tuple[object, str], info: StoreInfo | None = None) -> Ambient | None:
+    """Find the open transaction of this caller on a store; ``info`` tells apart stores that had one name in turn."""
     ambient = _current.get()
     if ambient is None:
         return None
     caller = owner()
     while ambient is not None:
-        if ambient.key == key and ambient.owner == caller:
+        if ambient.key == key and ambient.owner == caller and (info is None or info.id == ambient.buffer.store):
             return ambient
         ambient = ambient.outer
     return None

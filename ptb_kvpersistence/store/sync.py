@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ptb_kvpersistence.model import ABSENT, check_name
-from ptb_kvpersistence.store import ambient, operations
+from ptb_kvpersistence.store import ambient, leases, operations
+from ptb_kvpersistence.store.leases import LEASE_TTL
+from ptb_kvpersistence.store.locks import Lock
 from ptb_kvpersistence.store.operations import Entry, Handle, Scope, Settings, drive
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, Transaction, run
 from ptb_kvpersistence.store.views import Items, Keys, Values
@@ -79,8 +81,9 @@ class Store(MutableMapping[str, Any]):
         return Store(backend, self._handle, self._scope.domain, self._scope.settings)
 
     def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
-        inside = ambient.find(self.key)
-        return drive(operation, self._backend.perform if inside is None else inside.view.backend.perform)
+        inside = ambient.find(self.key, self._handle.info)
+        perform = self._backend.perform if inside is None else inside.view.backend.perform
+        return drive(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)
 
     def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> Transaction:
         """Begin a transaction: ``with store.transaction():``; code inside uses this store, or what is yielded.
@@ -119,6 +122,26 @@ class Store(MutableMapping[str, Any]):
 
     def __reversed__(self) -> Iterator[str]:
         return iter(self.keys(reverse=True))
+
+    def lock(self, name: str, *, ttl: float | timedelta = LEASE_TTL, timeout: float = LOCK_TIMEOUT) -> Lock:
+        """Take a named lock, across processes: ``with store.lock("report") as lease:``.
+
+        It keeps out those who take the same lock, and nobody else; it belongs to the store, whatever the domain. It is
+        renewed while it is held, and free at once when its process dies. Where it could not be renewed in time, since
+        the process was frozen or the machine asleep, it may have been taken by somebody else: then the writes of this
+        thread to this store inside the block raise LeaseLostError and write nothing. Take it outside of
+        transactions, and begin these inside.
+
+        Args:
+            name: Of the lock.
+            ttl: Seconds, or a timedelta, after which it is free when it was not renewed.
+            timeout: Seconds to wait for it; 0 not at all.
+
+        Returns:
+            A context manager that gives a lease: ``lease.token`` grows from one holder to the next, ``lease.check()``
+            raises LeaseLostError once the lock is lost.
+        """
+        return Lock(self._backend, self._handle, name, ttl=ttl, timeout=timeout)
 
     def __repr__(self) -> str:
         domain = f", domain={self._scope.domain!r}" if self._scope.domain else ""

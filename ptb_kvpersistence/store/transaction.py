@@ -6,8 +6,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ptb_kvpersistence.errors import ConflictError, ReentryError
-from ptb_kvpersistence.store import ambient
+from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
+from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.buffer import Buffer, conflict
 from ptb_kvpersistence.store.operations import drive, open_store
 
@@ -45,6 +45,7 @@ class Transaction:
     Raises:
         ConflictError: At the end, or at a read: what was read has been changed by somebody else. Nothing was written.
         LockTimeoutError: At the beginning: others had the lock for ``timeout`` seconds.
+        LeaseLostError: At the end: a named lock that is held around it was lost. Nothing was written.
         ReentryError: At the beginning: the lock would wait for this very thread.
     """
 
@@ -59,7 +60,7 @@ class Transaction:
 
     def __enter__(self) -> Store:
         store = self._store
-        self._outer = ambient.find(store.key)
+        self._outer = ambient.find(store.key, store.handle.info)
         if self._outer is not None:
             return self._enter_nested(self._outer)
         store_id = drive(open_store(store.handle), store.backend.perform)
@@ -91,6 +92,12 @@ class Transaction:
         assert self._token is not None  # noqa: S101 - set on entering
         ambient.leave(self._token)
         commit = self._buffer.commit() if kind is None else None
+        try:
+            commit = leases.fence(self._store.handle.backend, commit)
+        except LeaseLostError:
+            if self._session is not None:
+                self._session.end(None)
+            raise
         if self._session is not None:
             self._session.end(commit)
         elif commit is not None and not self._store.backend.perform(commit).is_committed:
@@ -104,7 +111,7 @@ def run(store: Store, function: Callable[[Store], T]) -> T:
             with Transaction(store, lock=False, timeout=LOCK_TIMEOUT) as view:
                 return function(view)
         except ConflictError:
-            if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key) is not None:
+            if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key, store.handle.info) is not None:
                 raise
             # The jitter keeps rivals from meeting again; no secret depends on it.
             time.sleep(random.uniform(0, 0.001 * min(2**attempt, 64)))  # noqa: S311

@@ -62,6 +62,6 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("ptb_kvpersistence.backends.memory.now_ms", clock)
+    monkeypatch.setattr("ptb_kvpersistence.backends.memory.engine.now_ms", clock)
     monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.engine.now_ms", clock)
     return clock

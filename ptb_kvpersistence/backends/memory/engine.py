@@ -11,19 +11,28 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime
+from ptb_kvpersistence.backends.base import (
+    TOMBSTONE_LIFETIME,
+    in_use,
+    lifetime,
+    no_such_store,
+    store_exists,
+    store_gone,
+)
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.errors import BusyError, StoreExistsError, StoreNotFoundError
+from ptb_kvpersistence.backends.memory.leases import MemoryLeases
+from ptb_kvpersistence.errors import BusyError
 from ptb_kvpersistence.model import (
     Address,
     Change,
-    Checked,
-    CheckedReply,
     Changes,
     ChangesReply,
+    Checked,
+    CheckedReply,
     Commit,
     CommitReply,
     Count,
+    DeleteStore,
     GetMany,
     KeyRange,
     ListStores,
@@ -34,6 +43,7 @@ from ptb_kvpersistence.model import (
     R,
     RangeCheck,
     Record,
+    RenameStore,
     Requested,
     SetDomain,
     StoreInfo,
@@ -45,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_WRITES: Final = (Commit, OpenStore, SetDomain, Sweep)
+_WRITES: Final = (Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep)
 
 
 SWEEP_EVERY: Final = 30_000
@@ -75,6 +85,7 @@ class MemoryEngine:
         self._swept_at = now_ms()
         self._stores: dict[int, _StoreData] = {}
         self._commits: dict[str, int] = {}
+        self._leases = MemoryLeases()
         self._handlers: dict[type, Callable[[Any], Any]] = {
             GetMany: self._get_many,
             Page: self._page,
@@ -84,8 +95,11 @@ class MemoryEngine:
             Checked: self._checked,
             OpenStore: self._open_store,
             ListStores: self._list_stores,
+            RenameStore: self._rename_store,
+            DeleteStore: self._delete_store,
             SetDomain: self._set_domain,
             Sweep: self._sweep,
+            **self._leases.handlers,
         }
 
     @property
@@ -168,6 +182,7 @@ class MemoryEngine:
         now, data = now_ms(), self._data(request.store)
         if request.id is not None and request.id in self._commits:
             return CommitReply(applied_before=True)
+        self._leases.check(request.store, request.fences)
         failed = self._failed_checks(data, request.checks, now)
         if failed is not None:
             return failed
@@ -232,26 +247,51 @@ class MemoryEngine:
 
     def _data(self, store: int) -> _StoreData:
         if store not in self._stores:
-            message = "the store was deleted meanwhile; open or create it again"
-            raise StoreNotFoundError(message)
+            raise store_gone()
         return self._stores[store]
 
+    def _find(self, name: str) -> _StoreData | None:
+        return next((data for data in self._stores.values() if data.info.name == name), None)
+
+    def _named(self, name: str) -> _StoreData:
+        data = self._find(name)
+        if data is None:
+            raise no_such_store(name, self._name)
+        return data
+
     def _open_store(self, request: OpenStore) -> StoreInfo:
-        for data in self._stores.values():
-            if data.info.name == request.name:
-                if request.mode == "create":
-                    message = (
-                        f"there is a store {request.name!r} in {self._name} already; open it, or take another name"
-                    )
-                    raise StoreExistsError(message)
-                return data.info
+        found = self._find(request.name)
+        if found is not None:
+            if request.mode == "create":
+                raise store_exists(request.name, self._name)
+            return found.info
         if request.mode == "open":
-            message = f"there is no store {request.name!r} in {self._name}; create it, or look at names()"
-            raise StoreNotFoundError(message)
+            raise no_such_store(request.name, self._name)
         self._version += 1
         info = StoreInfo(self._version, request.name, uuid.uuid4().hex)
         self._stores[info.id] = _StoreData(info)
         return info
+
+    def _rename_store(self, request: RenameStore) -> None:
+        data = self._named(request.name)
+        if self._find(request.new_name) is not None:
+            raise store_exists(request.new_name, self._name)
+        if not request.force:
+            self._refuse_while_attached(data.info)
+        data.info = data.info._replace(name=request.new_name)
+
+    def _delete_store(self, request: DeleteStore) -> None:
+        data = self._named(request.name)
+        if not request.force:
+            self._refuse_while_attached(data.info)
+        del self._stores[data.info.id]
+        self._leases.forget(data.info.id)
+        self._version += 1  # for peek()
+
+    def _refuse_while_attached(self, store: StoreInfo) -> None:
+        bots = self._leases.attached(store.id)
+        if bots:
+            raise in_use(store.name, tuple(info.name for info in bots))
 
     def _set_domain(self, request: SetDomain) -> None:
         keep = self._data(request.store).keep

@@ -12,19 +12,34 @@ import logging
 import os
 import sqlite3
 import threading
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import aiosqlite
 
 from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy_async
 from ptb_kvpersistence.backends.sqlite import engine
+from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
 from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
-from ptb_kvpersistence.model import Commit, OpenStore, R, Requested, SetDomain, Sweep
+from ptb_kvpersistence.model import (
+    LEASE_REQUESTS,
+    Commit,
+    DeleteStore,
+    OpenStore,
+    R,
+    RenameStore,
+    Requested,
+    SetDomain,
+    Sweep,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _logger = logging.getLogger(__name__)
-_WRITES: Final = (Commit, OpenStore, SetDomain, Sweep)
+_WRITES: Final = frozenset({Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})
+_Kind = Literal["reads", "writes", "leases"]
 
 
 class AsyncSQLiteBackend:
@@ -40,7 +55,7 @@ class AsyncSQLiteBackend:
         self.is_open = True
         self._timeout = timeout
         self._pid = os.getpid()
-        self._lanes: dict[tuple[asyncio.AbstractEventLoop, bool], _Lane] = {}
+        self._lanes: dict[tuple[asyncio.AbstractEventLoop, _Kind], _Lane] = {}
         self._free: dict[asyncio.AbstractEventLoop, list[_Lane]] = {}
         self._holders: dict[asyncio.Task[Any] | None, _Session] = {}
         self._peeker: _Peeker | None = None
@@ -51,14 +66,17 @@ class AsyncSQLiteBackend:
         Cancellation: an attempt that has begun is carried out all the same.
         """
         limit = self._timeout if timeout is None else timeout
+        is_about_leases = type(request) in LEASE_REQUESTS
+        kind: _Kind = "leases" if is_about_leases else "writes" if type(request) in _WRITES else "reads"
 
         async def attempt() -> R:
-            return cast("R", await self._lane(isinstance(request, _WRITES)).perform(request))
+            return cast("R", await self._lane(kind).perform(request))
 
         try:
             return await attempt()
         except BusyError:
-            self._refuse_reentry()
+            if not is_about_leases:
+                self._refuse_reentry()
             return cast("R", await retry_busy_async(attempt, limit))
 
     def _refuse_reentry(self) -> None:
@@ -106,14 +124,14 @@ class AsyncSQLiteBackend:
         loop = asyncio.get_running_loop()
         self._free.setdefault(loop, []).append(session.lane)
 
-    def _lane(self, writes: bool) -> _Lane:
+    def _lane(self, kind: _Kind) -> _Lane:
         if not self.is_open:
             raise closed(self.name)
         self._leave_foreign()
-        key = (asyncio.get_running_loop(), writes)
+        key = (asyncio.get_running_loop(), kind)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(self.name)
+            lane = self._lanes[key] = _Lane(self.name, Leases if kind == "leases" else engine.connect)
             process.at_end(self, process.THEN_CLOSE, self._stop_all)
         return lane
 
@@ -223,9 +241,10 @@ class _Lane:
 
     _abandoned: Final[list[object]] = []
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, connect: Callable[[str], engine.EngineConnection | Leases] = engine.connect) -> None:
         self._path = path
-        self._raw: engine.EngineConnection | None = None
+        self._connect_to = connect
+        self._raw: engine.EngineConnection | Leases | None = None
         self._failure: Exception | None = None
         self._connection: aiosqlite.Connection | None = None
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
@@ -260,7 +279,7 @@ class _Lane:
         # An exception here would make aiosqlite end its thread without waiting, and a loop that is closed right
         # afterwards (asyncio.run with that very error) would make the thread fail aloud.
         try:
-            self._raw = engine.connect(self._path)
+            self._raw = self._connect_to(self._path)
         except Exception as error:  # noqa: BLE001 - raised again where it is awaited
             self._failure = error
         return cast("sqlite3.Connection", self._raw)
@@ -297,14 +316,14 @@ class _Lane:
                 return
             threading.Event().wait(0.002)
         with contextlib.suppress(sqlite3.Error):
-            cast("sqlite3.Connection", self._raw).close()
+            cast("engine.EngineConnection", self._raw).close()
 
 
 async def _opened(connection: aiosqlite.Connection) -> aiosqlite.Connection:
     return await connection
 
 
-def _is_closed(raw: sqlite3.Connection | None) -> bool:
+def _is_closed(raw: engine.EngineConnection | Leases | None) -> bool:
     if raw is None:
         return True
     try:

@@ -8,28 +8,30 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime, pauses
+from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime, pauses, store_gone
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.sqlite import schema
-from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer
+from ptb_kvpersistence.backends.sqlite.checkpoint import CHECKPOINT_EVERY, Checkpointer
 from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
+from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
-from ptb_kvpersistence.errors import BusyError, StoreExistsError, StoreNotFoundError
+from ptb_kvpersistence.backends.sqlite.stores import Stores
+from ptb_kvpersistence.errors import BusyError
 from ptb_kvpersistence.model import (
     Address,
     Change,
-    Checked,
-    CheckedReply,
     Changes,
     ChangesReply,
+    Checked,
+    CheckedReply,
     Commit,
     CommitReply,
     Count,
+    DeleteStore,
     GetMany,
     KeyRange,
     ListStores,
@@ -38,15 +40,16 @@ from ptb_kvpersistence.model import (
     PageReply,
     Put,
     Record,
+    RenameStore,
     Requested,
     SetDomain,
-    StoreInfo,
     Sweep,
     VersionCheck,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from ptb_kvpersistence.model import RangeCheck
 
@@ -64,7 +67,7 @@ _GET = f"SELECT {_FIELDS} FROM entries WHERE store = ? AND domain = ? AND key = 
 _VERSION = f"SELECT version FROM entries WHERE store = ? AND domain = ? AND key = ? AND {_ALIVE}"
 _PUT = """INSERT OR REPLACE INTO entries(store, domain, key, value, updated_at, ttl, expires_at)
     VALUES(?, ?, ?, CAST(? AS TEXT), ?, ?, ?)"""
-_STORE = "SELECT id, name, incarnation FROM stores"
+_EXISTS = "SELECT 1 FROM stores WHERE id = ?"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,12 @@ class EngineConnection(sqlite3.Connection):
             message = "the connection has no engine yet"
             raise sqlite3.ProgrammingError(message)
         return _Replies(self.engine.perform(sql))
+
+    def close(self) -> None:
+        """Close the connection and what belongs to it."""
+        if self.engine is not None:
+            self.engine.close()
+        super().close()
 
 
 class _Replies:
@@ -150,6 +159,8 @@ class Engine:
         self.is_wal = is_wal
         self._is_durable: bool | None = None
         self._checkpointer = Checkpointer(connection, path)
+        self._leases: Leases | None = None
+        stores = Stores(connection, path, self._writing, self._opened_leases)
         self._handlers: dict[type, Callable[[Any], Any]] = {
             GetMany: self._get_many,
             Page: self._page,
@@ -157,8 +168,10 @@ class Engine:
             Commit: self._commit,
             Changes: self._changes,
             Checked: self._checked,
-            OpenStore: self._open_store,
-            ListStores: self._list_stores,
+            OpenStore: stores.open,
+            ListStores: stores.list,
+            RenameStore: stores.rename,
+            DeleteStore: self._checkpointed(stores.delete),
             SetDomain: self._set_domain,
             Sweep: self._sweep,
             BeginExclusive: self._begin_exclusive,
@@ -202,9 +215,10 @@ class Engine:
         try:
             if commit is not None and self._connection.in_transaction:
                 self._checkpointer.before_commit(len(commit.mutations))
-                if self._apply(commit).is_committed:
-                    self._end("COMMIT")
-                    committed = True
+                with self._fenced(commit):
+                    if self._apply(commit).is_committed:
+                        self._end("COMMIT")
+                        committed = True
         finally:
             try:
                 self._end("ROLLBACK")
@@ -233,16 +247,37 @@ class Engine:
         with translated(self._path):
             return self._handlers[type(request)](request)
 
+    def close(self) -> None:
+        """Close what the engine opened besides its connection."""
+        if self._leases is not None:
+            self._leases.close()
+
+    def _opened_leases(self) -> Leases:
+        if self._leases is None:
+            self._leases = Leases(self._path)
+        return self._leases
+
     # --- reading ---
+
+    def _check_store(self, store: int) -> None:
+        # Entries go together with their store, so only who found none has to ask.
+        if self._connection.execute(_EXISTS, (store,)).fetchone() is None:
+            raise store_gone()
 
     def _get_many(self, request: GetMany) -> tuple[Record | None, ...]:
         now = now_ms()
         if len(request.addresses) == 1:
             domain, key = request.addresses[0]
             row = self._connection.execute(_GET, (request.store, domain, key, now)).fetchone()
-            return (None if row is None else Record._make(row),)
+            if row is not None:
+                return (Record._make(row),)
+            self._check_store(request.store)
+            return (None,)
         with self._snapshot():
-            return tuple(self._record(request.store, domain, key, now) for domain, key in request.addresses)
+            records = tuple(self._record(request.store, domain, key, now) for domain, key in request.addresses)
+            if not any(records):
+                self._check_store(request.store)
+            return records
 
     def _record(self, store: int, domain: str, key: str, now: int) -> Record | None:
         row = self._connection.execute(_GET, (store, domain, key, now)).fetchone()
@@ -256,12 +291,17 @@ class Engine:
             (*parameters, now_ms(), request.limit + 1),
         ).fetchall()
         items = [(row[0], Record._make(row[1:])) for row in rows[: request.limit]]
+        if not items:
+            self._check_store(request.store)
         return PageReply(items, len(rows) > request.limit)
 
     def _count(self, request: Count) -> int:
         where, parameters = _range_clause(request.store, request.range)
         statement = f"SELECT count(*) FROM entries WHERE {where} AND {_ALIVE}"
-        return int(self._connection.execute(statement, (*parameters, now_ms())).fetchone()[0])
+        counted = int(self._connection.execute(statement, (*parameters, now_ms())).fetchone()[0])
+        if not counted:
+            self._check_store(request.store)
+        return counted
 
     def _changes(self, request: Changes) -> ChangesReply:
         wanted, domains = "", request.domains or ()
@@ -273,7 +313,7 @@ class Engine:
                 (request.store,),
             ).fetchone()
             if info is None:
-                raise _store_gone()
+                raise store_gone()
             rows = self._connection.execute(
                 f"SELECT domain, key, {_FIELDS} FROM entries NOT INDEXED"
                 f" WHERE store = ? AND version > ? {wanted} ORDER BY version LIMIT ?",
@@ -336,13 +376,37 @@ class Engine:
         self._checkpointer.before_commit(len(request.mutations))
         committed = False
         try:
-            with self._writing():
+            with self._writing_fenced(request) if request.fences else self._writing():
                 reply = self._apply(request)
             committed = reply.is_committed
         finally:
             self._checkpointer.after_commit(committed=committed)
         self._sweep_sometimes()
         return reply
+
+    @contextmanager
+    def _writing_fenced(self, request: Commit) -> Iterator[None]:
+        # Leases are let go of last, so that none changes hands before the commit.
+        with ExitStack() as fences, self._writing():
+            fences.enter_context(self._fenced(request))
+            yield
+
+    def _fenced(self, request: Commit) -> AbstractContextManager[None]:
+        if not request.fences or (request.id is not None and self._is_applied(request.id)):
+            return nullcontext()
+        return self._opened_leases().fenced(request.store, request.fences)
+
+    def _checkpointed(self, handler: Callable[[DeleteStore], None]) -> Callable[[DeleteStore], None]:
+        def perform(request: DeleteStore) -> None:
+            self._checkpointer.before_commit(CHECKPOINT_EVERY)
+            committed = False
+            try:
+                handler(request)
+                committed = True
+            finally:
+                self._checkpointer.after_commit(committed=committed)
+
+        return perform
 
     def _sweep_sometimes(self) -> None:
         """Sweep a little, in the shadow of a commit, once in a while."""
@@ -358,8 +422,7 @@ class Engine:
         failed = self._failed_checks(request.store, request.checks, now)
         if failed is not None:
             return failed
-        if not self._connection.execute("SELECT 1 FROM stores WHERE id = ?", (request.store,)).fetchone():
-            raise _store_gone()
+        self._check_store(request.store)
         versions = self._put_all(request, now)
         if not versions:
             life = self._lifetimes(request, now)
@@ -453,46 +516,13 @@ class Engine:
             self._connection.execute("DELETE FROM commits WHERE committed_at < ?", old)
             return len(expired) + dropped.rowcount
 
-    # --- stores ---
-
     def _set_domain(self, request: SetDomain) -> None:
         with self._writing():
+            self._check_store(request.store)
             self._connection.execute(
                 "INSERT OR REPLACE INTO domains(store, domain, keep) VALUES(?, ?, ?)",
                 (request.store, request.domain, request.keep),
             )
-
-    def _open_store(self, request: OpenStore) -> StoreInfo:
-        found = self._find_store(request.name)
-        if found is None and request.mode == "open":
-            message = f"there is no store {request.name!r} in {self._path}; create it, or look at names()"
-            raise StoreNotFoundError(message)
-        if found is None:
-            with self._writing():
-                found = self._find_store(request.name)
-                if found is None:
-                    self._connection.execute(
-                        "INSERT INTO stores(name, incarnation, created_at) VALUES(?, ?, ?)",
-                        (request.name, uuid.uuid4().hex, now_ms()),
-                    )
-                    created = self._find_store(request.name)
-                    assert created is not None  # noqa: S101 - inserted in this transaction
-                    return created
-        if request.mode == "create":
-            message = f"there is a store {request.name!r} in {self._path} already; open it, or take another name"
-            raise StoreExistsError(message)
-        return found
-
-    def _find_store(self, name: str) -> StoreInfo | None:
-        row = self._connection.execute(f"{_STORE} WHERE name = ?", (name,)).fetchone()
-        return None if row is None else StoreInfo._make(row)
-
-    def _list_stores(self, _request: ListStores) -> tuple[StoreInfo, ...]:
-        return tuple(map(StoreInfo._make, self._connection.execute(f"{_STORE} ORDER BY name")))
-
-
-def _store_gone() -> StoreNotFoundError:
-    return StoreNotFoundError("the store was deleted meanwhile; open or create it again")
 
 
 def _range_clause(store: int, keys: KeyRange) -> tuple[str, tuple[Any, ...]]:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
+from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 from ptb_kvpersistence.errors import BusyError, DatabaseError, LockTimeoutError, ReentryError, StoreClosedError
+from ptb_kvpersistence.model import LEASE_REQUESTS
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import Commit, R, Requested
@@ -41,6 +43,8 @@ class SQLiteBackend:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: engine.EngineConnection | None = None
+        self._leases_lock = threading.Lock()
+        self._leases: Leases | None = None
         self._free: list[engine.EngineConnection] = []
         self._holders: set[int] = set()
 
@@ -53,6 +57,8 @@ class SQLiteBackend:
         """
         if self._pid != os.getpid():
             self._leave_to_parent()
+        if type(request) in LEASE_REQUESTS:
+            return cast("R", self._perform_on_leases(request, self._timeout if timeout is None else timeout))
         with self._lock:
             try:
                 return cast("R", self._opened().perform(request))
@@ -60,6 +66,18 @@ class SQLiteBackend:
                 self._refuse_to_block()
             limit = self._timeout if timeout is None else timeout
             return cast("R", self._perform_in_turn(request, limit))
+
+    def _perform_on_leases(self, request: Requested[Any], limit: float) -> Any:
+        # They have a connection and a lock of their own, since a lease is renewed while others wait for the database.
+        with self._leases_lock:
+            return retry_busy(lambda: self._opened_leases().perform(request), limit)
+
+    def _opened_leases(self) -> Leases:
+        if not self.is_open:
+            raise closed(self.name)
+        if self._leases is None:
+            self._leases = Leases(self.name)
+        return self._leases
 
     def _perform_in_turn(self, request: Requested[Any], limit: float) -> Any:
         queue = WriterQueue(self.name)
@@ -146,11 +164,11 @@ class SQLiteBackend:
         return cast("engine.Engine", self._connection.engine)
 
     def _leave_to_parent(self) -> None:
-        inherited.extend((self._connection, *self._free))
+        inherited.extend((self._connection, self._leases, *self._free))
         self._free, self._holders = [], set()
-        self._lock = threading.Lock()
+        self._lock, self._leases_lock = threading.Lock(), threading.Lock()
         self._pid = os.getpid()
-        self._connection = None
+        self._connection, self._leases = None, None
 
     def close(self) -> None:
         """Close the connection; later requests raise StoreClosedError."""
@@ -163,6 +181,10 @@ class SQLiteBackend:
                 connection.close()
             while self._free:
                 self._free.pop().close()
+        with self._leases_lock:
+            leases, self._leases = self._leases, None
+            if leases is not None:
+                leases.close()
 
 
 class _Session:

@@ -1,0 +1,67 @@
+"""What can be done with whole stores, and the bots attached to them, without I/O: generators like the operations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ptb_kvpersistence.errors import StoreNotFoundError
+from ptb_kvpersistence.model import (
+    AttachBot,
+    BotInfo,
+    Changes,
+    DeleteStore,
+    DetachBot,
+    ListBots,
+    OpenStore,
+    RenameStore,
+    check_name,
+)
+from ptb_kvpersistence.store.operations import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from ptb_kvpersistence.model import Requested
+    from ptb_kvpersistence.store.operations import Handle
+
+_NO_VERSION = 2**62
+
+
+def rename(old: str, new: str, *, force: bool) -> Generator[Requested[Any], Any, None]:
+    """Give a store another name."""
+    yield RenameStore(check_name(old, "store name"), check_name(new, "store name"), force)
+
+
+def delete(name: str, *, force: bool) -> Generator[Requested[Any], Any, None]:
+    """Delete a store."""
+    yield DeleteStore(check_name(name, "store name"), force)
+
+
+def bots(name: str) -> Generator[Requested[Any], Any, list[BotInfo]]:
+    """List the bots that are or were attached to a store."""
+    store = yield OpenStore(check_name(name, "store name"))
+    return list((yield ListBots(store.id)))
+
+
+def attach(handle: Handle, bot: str) -> Generator[Requested[Any], Any, None]:
+    """Note that a bot uses a store; to be repeated every :data:`.backends.base.HEARTBEAT` seconds while it does.
+
+    Needs no lock that others could hold for long.
+
+    Raises:
+        StoreNotFoundError: The store was deleted meanwhile.
+    """
+    store = yield from open_store(handle)
+    yield AttachBot(store, bot)
+    try:
+        # Whoever deletes the store now sees the bot; who was faster is seen here.
+        yield Changes(store, _NO_VERSION, (), 1)
+    except StoreNotFoundError:
+        yield DetachBot(store, bot)
+        raise
+
+
+def detach(handle: Handle, bot: str) -> Generator[Requested[Any], Any, None]:
+    """Note that a bot no longer uses a store; it stays in the list."""
+    if handle.info is not None:
+        yield DetachBot(handle.info.id, bot)
