@@ -69,7 +69,7 @@ def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backe
     if target.kind == "memory":
         from ptb_kvpersistence.backends.memory import MemoryBackend
 
-        return MemoryBackend(target.path)
+        return MemoryBackend(target.path, timeout=timeout)
     from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
 
     return SQLiteBackend(target.path, timeout=timeout)
@@ -81,7 +81,7 @@ def open_async_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) ->
     if target.kind == "memory":
         from ptb_kvpersistence.backends.memory import AsyncMemoryBackend
 
-        return AsyncMemoryBackend(target.path)
+        return AsyncMemoryBackend(target.path, timeout=timeout)
     from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 
     return AsyncSQLiteBackend(target.path, timeout=timeout)

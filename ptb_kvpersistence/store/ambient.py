@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import threading
 import time
 from contextvars import ContextVar, Token
@@ -29,14 +30,14 @@ class Ambient(NamedTuple):
 
     Attributes:
         key: Backend and name of the store.
-        owner: Thread and task.
+        owner: Process, thread and task.
         buffer: What it has read and written.
         view: The store as seen inside.
         outer: The one around it, of another store or owner.
     """
 
     key: tuple[object, str]
-    owner: tuple[int, object]
+    owner: tuple[int, int, object]
     buffer: Buffer
     view: Any
     outer: Ambient | None
@@ -45,13 +46,13 @@ class Ambient(NamedTuple):
 _current: ContextVar[Ambient | None] = ContextVar("ptb_kvpersistence_transaction", default=None)
 
 
-def owner() -> tuple[int, object]:
-    """Say who is running: the thread and, in an event loop, the task."""
+def owner() -> tuple[int, int, object]:
+    """Say who is running: the process (a fork is another one), the thread and, in an event loop, the task."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
         task = None
-    return threading.get_ident(), task
+    return os.getpid(), threading.get_ident(), task
 
 
 def find(key: tuple[object, str], info: StoreInfo | None = None) -> Ambient | None:
@@ -85,9 +86,13 @@ class Watchman:
     """Reports transactions that stay open too long, from a thread that sleeps while there are none."""
 
     def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget everything; a fork has none of these transactions, no thread, and maybe a lock that nobody holds."""
         self._condition = threading.Condition()
         self._open: dict[int, tuple[float, str]] = {}
-        self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
     def opened(self, what: str) -> int:
@@ -124,3 +129,5 @@ class Watchman:
 
 
 watchman: Final = Watchman()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=watchman.start_anew)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -57,6 +58,7 @@ class Transaction:
         self._token: Token[Any] | None = None
         self._outer: ambient.Ambient | None = None
         self._number = -1
+        self._pid = os.getpid()
 
     def __enter__(self) -> Store:
         store = self._store
@@ -88,6 +90,8 @@ class Transaction:
             if kind is not None:
                 self._outer.buffer.roll_back_to(self._savepoint)
             return
+        if self._pid != os.getpid():
+            return  # a fork that leaves the block; the transaction is its parent's
         ambient.watchman.closed(self._number)
         assert self._token is not None  # noqa: S101 - set on entering
         ambient.leave(self._token)

@@ -1,5 +1,8 @@
 """Transactions: all or nothing, and as if nobody else were there; on both backends and both faces."""
 
+# A transaction is a block; where in it the error comes is part of what is tested.
+# ruff: noqa: PT012
+
 from __future__ import annotations
 
 import asyncio
@@ -312,7 +315,9 @@ CONFLICTS = [
 ]
 
 
-@pytest.mark.parametrize(("read", "act"), CONFLICTS, ids=[f"{read.__name__}{n}" for n, (read, _) in enumerate(CONFLICTS)])
+@pytest.mark.parametrize(
+    ("read", "act"), CONFLICTS, ids=[f"{read.__name__}{n}" for n, (read, _) in enumerate(CONFLICTS)]
+)
 async def test_what_was_read_has_been_changed(store, rival, read, act):
     rival.set_many({"k": 1, "ab": 1})
     with pytest.raises(ConflictError, match="run"):

@@ -57,7 +57,7 @@ class AsyncSQLiteBackend:
         self._pid = os.getpid()
         self._lanes: dict[tuple[asyncio.AbstractEventLoop, _Kind], _Lane] = {}
         self._free: dict[asyncio.AbstractEventLoop, list[_Lane]] = {}
-        self._holders: dict[asyncio.Task[Any] | None, _Session] = {}
+        self._holders: dict[object, _Session] = {}
         self._peeker: _Peeker | None = None
 
     async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
@@ -102,12 +102,15 @@ class AsyncSQLiteBackend:
         free = self._free.setdefault(loop, [])
         session = _Session(self, free.pop() if free else _Lane(self.name), asyncio.current_task())
         process.at_end(self, process.THEN_CLOSE, self._stop_all)
-        self._holders[session.task] = session
+        self._holders[session.holder] = session
         beginning = asyncio.ensure_future(session.begin(timeout, durable))
         try:
             taken = await asyncio.shield(beginning)
         except asyncio.CancelledError:
             # The worker goes on waiting for the lock; when it has it, nobody is there to give it back.
+            self._holders.pop(session.holder, None)
+            session.holder = session
+            self._holders[session.holder] = session
             beginning.add_done_callback(lambda _done: session.abandon(loop))
             raise
         except BaseException:
@@ -120,7 +123,7 @@ class AsyncSQLiteBackend:
 
     def session_ended(self, session: _Session) -> None:
         """Note that a session is over, and keep its worker for the next one."""
-        self._holders.pop(session.task, None)
+        self._holders.pop(session.holder, None)
         loop = asyncio.get_running_loop()
         self._free.setdefault(loop, []).append(session.lane)
 
@@ -200,12 +203,12 @@ class AsyncSQLiteBackend:
 
 
 class _Session:
-    """An exclusive session of one task, with a worker of its own."""
+    """An exclusive session of one task, with a worker of its own; of nobody once its task gave up waiting."""
 
     def __init__(self, backend: AsyncSQLiteBackend, lane: _Lane, task: asyncio.Task[Any] | None) -> None:
         self._backend = backend
         self.lane = lane
-        self.task = task
+        self.holder: object = task
 
     async def begin(self, timeout: float, durable: bool) -> bool:
         """Take the writer lock; the waiting is done by the worker."""

@@ -11,6 +11,8 @@ import os
 import sys
 import threading
 import time
+import weakref
+from typing import Final
 
 if sys.platform == "win32":
     import msvcrt
@@ -24,6 +26,13 @@ class WriterQueue:
     def __init__(self, path: str) -> None:
         self._path = f"{path}-queue"
         self._handle: int | None = None
+        _queues.add(self)
+
+    def leave_to_parent(self) -> None:
+        """Let go, in a fork, of a place that is the parent's; a copy would keep it when the parent is killed."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
 
     def enter(self, timeout: float) -> bool:
         """Wait for the turn.
@@ -48,6 +57,18 @@ class WriterQueue:
         handle, self._handle = self._handle, None
         if handle is not None:
             _unlock(handle)
+
+
+_queues: Final[weakref.WeakSet[WriterQueue]] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for queue in list(_queues):
+        queue.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
 def _unlock(handle: int) -> None:
@@ -116,7 +137,16 @@ else:
             self._done.set()
 
         def wait(self, timeout: float) -> bool:
-            self._done.wait(timeout)
+            try:
+                self._done.wait(timeout)
+            except BaseException:
+                if self._give_up():
+                    _unlock(self._handle)
+                raise
+            return self._give_up()
+
+        def _give_up(self) -> bool:
+            """Stop waiting; tell whether the lock came before."""
             with self._mutex:
                 self._is_abandoned = not self._has_lock
                 return self._has_lock

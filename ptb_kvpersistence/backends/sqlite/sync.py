@@ -59,13 +59,17 @@ class SQLiteBackend:
             self._leave_to_parent()
         if type(request) in LEASE_REQUESTS:
             return cast("R", self._perform_on_leases(request, self._timeout if timeout is None else timeout))
+        try:
+            return cast("R", self._attempt(request))
+        except BusyError:
+            self._refuse_to_block()
+        limit = self._timeout if timeout is None else timeout
+        return cast("R", self._perform_in_turn(request, limit))
+
+    def _attempt(self, request: Requested[Any]) -> Any:
+        # Held for one attempt only: other threads read while this one waits for the database.
         with self._lock:
-            try:
-                return cast("R", self._opened().perform(request))
-            except BusyError:
-                self._refuse_to_block()
-            limit = self._timeout if timeout is None else timeout
-            return cast("R", self._perform_in_turn(request, limit))
+            return self._opened().perform(request)
 
     def _perform_on_leases(self, request: Requested[Any], limit: float) -> Any:
         # They have a connection and a lock of their own, since a lease is renewed while others wait for the database.
@@ -86,7 +90,7 @@ class SQLiteBackend:
             message = f"{self.name} is locked by another connection; try again, or end what holds it"
             raise BusyError(message)
         try:
-            return retry_busy(lambda: self._opened().perform(request), max(0.0, deadline - time.monotonic()))
+            return retry_busy(lambda: self._attempt(request), max(0.0, deadline - time.monotonic()))
         finally:
             queue.leave()
 
