@@ -64,7 +64,7 @@ class AsyncLock:
         return lease
 
     async def _acquire(self, holder: str, attempts: list[asyncio.Future[Lease | LeaseReply]]) -> Lease:
-        wanted, perform = self._wanted, self._backend.perform
+        wanted, perform = self._wanted, self._wanted.impatient(self._backend.perform)
         pauses = wanted.pauses()
         pause = next(pauses, None)
         while True:
@@ -87,7 +87,7 @@ class AsyncLock:
             with contextlib.suppress(Exception):
                 token = (await attempt).token
         try:
-            await drive_async(self._wanted.give_up(holder, token), self._backend.perform)
+            await drive_async(self._wanted.give_up(holder, token), self._wanted.impatient(self._backend.perform))
         except Exception as error:  # noqa: BLE001 - the database may be closed just now; nobody waits for this
             _logger.debug("could not leave the line for the lock %r: %s", self._wanted.name, error)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from ptb_kvpersistence.backends.base import lease_lost, now
-from ptb_kvpersistence.errors import ConfigurationError, LockTimeoutError, ReentryError, StoreNotFoundError
+from ptb_kvpersistence.errors import BusyError, ConfigurationError, LockTimeoutError, ReentryError, StoreNotFoundError
 from ptb_kvpersistence.model import AcquireLease, Changes, Commit, Fence, LeaseReply, ReleaseLease, check_name
 from ptb_kvpersistence.store import ambient
 from ptb_kvpersistence.store.operations import milliseconds, open_store
@@ -136,15 +136,24 @@ held: Final[dict[tuple[int, object], list[Lease]]] = {}
 """The leases of this process, by owner."""
 
 
+def caller() -> tuple[int, object]:
+    """Say who is running; a forked child counts as the same, so that it is told that it holds nothing."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), task
+
+
 def entered(lease: Lease) -> None:
     """Note that the caller is inside."""
-    lease.owner = ambient.owner()
+    lease.owner = caller()
     held.setdefault(lease.owner, []).append(lease)
 
 
 def left(backend: object, name: str) -> Lease | None:
     """Note that the caller leaves; gives the lease that it had."""
-    owner = ambient.owner()
+    owner = caller()
     leases = held.get(owner, [])
     for lease in reversed(leases):
         if lease.backend is backend and lease.name == name:
@@ -163,9 +172,7 @@ def fence(backend: object, request: Any) -> Any:
     """
     if not held or type(request) is not Commit:
         return request
-    leases = [
-        lease for lease in held.get(ambient.owner(), ()) if lease.backend is backend and lease.store == request.store
-    ]
+    leases = [lease for lease in held.get(caller(), ()) if lease.backend is backend and lease.store == request.store]
     for lease in leases:
         lease.check()
     return replace(request, fences=tuple(Fence(lease.name, lease.token) for lease in leases)) if leases else request
@@ -188,7 +195,7 @@ def holder() -> str:
     global _process  # noqa: PLW0603 - a fork is another process
     if _process[0] != os.getpid():
         _process = (os.getpid(), uuid.uuid4().hex)
-    _, task = ambient.owner()
+    _, task = caller()
     number = _tasks.setdefault(task, next(_numbers)) if isinstance(task, asyncio.Task) else 0
     return f"{_process[1]}:{threading.get_ident()}:{number}"
 
@@ -220,7 +227,11 @@ class Wanted:
         store = yield from open_store(self.handle)
         request = AcquireLease(store, self.name, name_of_holder, self.ttl, waits)
         since = Moment()
-        reply: LeaseReply = yield request
+        try:
+            reply: LeaseReply = yield request
+        except BusyError:
+            # Somebody was frozen in the middle of acquiring or committing; the time limit is the caller's.
+            reply = LeaseReply(None, None, 0)
         if reply.token is None:
             if reply.holder == name_of_holder:
                 message = f"the lock {self.name!r} would wait for itself: this thread or task holds it already"
@@ -238,6 +249,11 @@ class Wanted:
         """Leave the line, or give back what was acquired."""
         store = yield from open_store(self.handle)
         yield ReleaseLease(store, self.name, name_of_holder, token)
+
+    def impatient(self, perform: Callable[..., Any]) -> Callable[[Requested[Any]], Any]:
+        """Perform requests so that none waits much longer than the whole may."""
+        timeout = max(0.2, min(1.0, self.timeout))
+        return lambda request: perform(request, timeout=timeout)
 
     def pauses(self) -> Generator[float, int, None]:
         """Yield the pauses between attempts; is sent how many are ahead. Ends when the time is up.

@@ -57,7 +57,7 @@ class Lock:
         return lease
 
     def _acquire(self, holder: str) -> Lease:
-        wanted, perform = self._wanted, self._backend.perform
+        wanted, perform = self._wanted, self._wanted.impatient(self._backend.perform)
         in_loop = _is_in_loop()
         pauses = wanted.pauses()
         pause = next(pauses, None)
@@ -81,7 +81,7 @@ class Lock:
 
     def _leave(self, holder: str) -> None:
         try:
-            drive(self._wanted.give_up(holder), self._backend.perform)
+            drive(self._wanted.give_up(holder), self._wanted.impatient(self._backend.perform))
         except KVPersistenceError as error:
             _logger.debug("could not leave the line for the lock %r: %s", self._wanted.name, error)
 

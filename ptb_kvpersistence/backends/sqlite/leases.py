@@ -98,6 +98,8 @@ class Leases:
     """
 
     def __init__(self, path: str) -> None:
+        # As SQLite does with its own files: who comes by a symbolic link must meet the others.
+        path = os.path.realpath(path)
         self._file = f"{path}-leases"
         self._alive = f"{path}-alive"
         self._until_tidy = 0
