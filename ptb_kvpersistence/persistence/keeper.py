@@ -361,6 +361,7 @@ class Keeper:
             self._watch_the_end()
         if not self._is_fresh():
             await self.look()
+        self.replica.expire(entity, state)
         if state.newer is not None:
             await self._merge_newer(entity, state, live)
         if time.monotonic() - self._captured_at > self._patience:

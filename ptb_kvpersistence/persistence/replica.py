@@ -53,6 +53,9 @@ NOTHING: Final = Nothing.NOTHING
 """No value is there, not even an absent one."""
 
 
+FOR_EVER: Final = (None, None)
+
+
 class State:
     """What is known of one entity. Texts are JSON as the codec writes it; None means that there is no entry.
 
@@ -61,19 +64,21 @@ class State:
         theirs: What the store held then; usually the same object as ``ours``.
         version: Version of ``theirs``, of its deletion, or 0.
         newer: A later change of the store that memory has not seen, if any.
+        life: ``ttl`` and ``expires_at`` that the entry has in the store, where somebody gave it a lifetime.
         captured: What memory wants stored and the store does not have yet; NOTHING when they agree.
         live: PTB's own object, where it was handed out or shown to us.
         is_replaced: PTB put a new object in place of ``live`` since the last capture: the old one was dropped.
         is_quarantined: The stored text cannot be decoded; it is neither shown nor overwritten.
     """
 
-    __slots__ = ("captured", "is_quarantined", "is_replaced", "live", "newer", "ours", "theirs", "version")
+    __slots__ = ("captured", "is_quarantined", "is_replaced", "life", "live", "newer", "ours", "theirs", "version")
 
     def __init__(self, ours: bytes | None = None, version: int = 0) -> None:
         self.ours = ours
         self.theirs = ours
         self.version = version
         self.newer: Change | None = None
+        self.life: tuple[int | None, int | None] = FOR_EVER
         self.captured: bytes | Nothing | None = NOTHING
         self.live: object = NOTHING
         self.is_replaced = False
@@ -209,6 +214,7 @@ class Replica:
                 if address in reply.conflicts:
                     record = reply.conflicts[address]
                     current[plan.entity] = (None, 0) if record is None else (record.value, record.version)
+                    plan.state.life = FOR_EVER if record is None else (record.ttl, record.expires_at)
         message = f"{len(batch)} entities were changed by others each time; they stay pending and are tried again"
         raise ConflictError(message)
 
@@ -224,7 +230,10 @@ class Replica:
         checks = []
         for plan in writes:
             address = self.layout.address(plan.entity)
-            mutations.append(Delete(*address) if plan.result is None else Put(*address, plan.result))
+            # A write renews the entry's lifetime, unless that is an absolute time.
+            ttl, expires_at = FOR_EVER if plan.theirs is None else plan.state.life
+            life = (None, expires_at) if ttl is None else (ttl, None)
+            mutations.append(Delete(*address) if plan.result is None else Put(*address, plan.result, *life))
             checks.append(VersionCheck(*address, 0 if plan.theirs is None else plan.version))
         commit = Commit(self.store, tuple(mutations), tuple(checks), uuid.uuid4().hex, durable)
         self.unresolved = Unresolved(commit, planned)
@@ -384,10 +393,20 @@ class Replica:
                     continue
                 # The first look loads everything: memory and store meet here.
                 state = section[entity.id] = State(None, 0)
+            if change.version >= state.version:
+                state.life = FOR_EVER if change.value is None else (change.ttl, change.expires_at)
             if change.version > state.version and (state.newer is None or change.version > state.newer.version):
                 state.newer = change
                 found += 1
         return found
+
+    def expire(self, entity: EntityId, state: State) -> None:
+        """Note that an entry's time is over: in the store its deletion shows only once it is swept."""
+        expires_at = state.life[1]
+        if expires_at is not None and expires_at <= time.time() * 1000 and state.known is not None:
+            version = state.version if state.newer is None else state.newer.version
+            state.life = FOR_EVER
+            state.newer = Change(*self.layout.address(entity), None, version, 0)
 
     def load(self, entity: EntityId, state: State) -> object:
         """Make a new object for memory from the latest text known, with what is captured merged in.
