@@ -7,9 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ptb_kvpersistence.errors import ConfigurationError, DecodeError, StoreNotFoundError, WatchGapError
+from ptb_kvpersistence.errors import (
+    BusyError,
+    ConfigurationError,
+    DecodeError,
+    ReadOnlyError,
+    ReentryError,
+    StoreNotFoundError,
+    WatchGapError,
+)
 from ptb_kvpersistence.model import Changes, Sweep
 from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, prepare
 
@@ -68,7 +77,8 @@ class Feed:
         store = yield from prepare(self._scope)
         if time.monotonic() - self._swept_at >= SWEEP_EVERY:
             self._swept_at = time.monotonic()
-            yield Sweep(PAGE)
+            with suppress(BusyError, ReentryError, ReadOnlyError):  # the next time, then
+                yield Sweep(PAGE)
         assert self._since is not None  # noqa: S101 - set by begin
         try:
             reply = yield Changes(store, self._since, (self._scope.domain,), PAGE)

@@ -309,7 +309,9 @@ class Engine:
             wanted = f"AND domain IN ({', '.join('?' * len(domains))})"
         with self._snapshot():
             info = self._connection.execute(
-                "SELECT incarnation, horizon, (SELECT max(version) FROM entries) FROM stores WHERE id = ?",
+                # Not the highest version of the entries, which a deleted store takes along.
+                "SELECT incarnation, horizon, (SELECT seq FROM sqlite_sequence WHERE name = 'entries')"
+                " FROM stores WHERE id = ?",
                 (request.store,),
             ).fetchone()
             if info is None:
