@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import time
-import weakref
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -93,6 +92,7 @@ class Keeper:
         self.on_flush = on_flush
         self.bot_name: Callable[[], str | None] = lambda: None
         self.collect: Callable[[], None] = lambda: None
+        self.is_running: Callable[[], bool] = lambda: False
         self.default: Callable[[str], bytes] = lambda _section: EMPTY
         self._patience = max(5.0, 2.5 * update_interval)
         self._start()
@@ -103,6 +103,7 @@ class Keeper:
         self.last_saved_at: datetime | None = None
         self._pid = os.getpid()
         self._touched: dict[EntityId, State] = {}
+        self._touched_before: dict[EntityId, State] = {}
         self._unencodable: dict[EntityId, str] = {}
         self._cycle: Cycle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -171,14 +172,11 @@ class Keeper:
         self._unencodable.pop(entity, None)
 
     def forget_live(self, entity: EntityId) -> None:
-        """Forget PTB's object of an entity that was dropped."""
-        self._touched.pop(entity, None)
-        state = self.replica.states[entity.section].get(entity.id)
-        if state is not None:
-            state.live = NOTHING
+        """Forget PTB's object of an entity that was dropped; a handler may already fill another one."""
+        self.replace_live(entity, NOTHING)
 
     def replace_live(self, entity: EntityId, live: object) -> None:
-        """Note the object that PTB has in place of one that was dropped."""
+        """Note the object that PTB has in place of one that was dropped, NOTHING if it has none."""
         self._touched[entity] = state = self.replica.state(entity)
         state.live = live
 
@@ -256,9 +254,13 @@ class Keeper:
             _logger.error("%s is not saved, the rest is: %s", entity.place, error)
 
     def capture_touched(self) -> None:
-        """Capture all live data that PTB showed us, without PTB's help."""
-        for entity, state in list(self._touched.items()):
+        """Capture all live data that PTB showed us since the flush before the last one, without PTB's help."""
+        for entity, state in self.touched():
             self._capture_live(entity, state)
+
+    def touched(self) -> list[tuple[EntityId, State]]:
+        """List the entities that handlers may still be at work on, a flush or not."""
+        return list({**self._touched_before, **self._touched}.items())
 
     # --- committing ---
 
@@ -298,17 +300,20 @@ class Keeper:
         """
         self._check_process()
         self.capture_touched()
+        touched, self._touched = self._touched, {}
         self._cycle = None
         commit = asyncio.ensure_future(self._commit(None))
         commit.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             await asyncio.shield(commit)
-        except Exception:
+        except BaseException:
+            self._touched = {**touched, **self._touched}
             self._watch_the_end()
             raise
-        self._touched.clear()
-        self._is_watched = False
-        process.forget(self._token_of_end)
+        self._touched_before = touched
+        if not self.is_running():
+            self._is_watched = False
+            process.forget(self._token_of_end)
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -379,8 +384,8 @@ class Keeper:
     def _help_out(self) -> None:
         """Save by ourselves: PTB has not called for long, so its updater may be dead."""
         self._captured_at = time.monotonic()
-        self.capture_touched()
         self.collect()
+        self.capture_touched()
         if self.replica.dirty:
             _logger.warning("PTB has not updated the persistence for long; saving %d entities", len(self.replica.dirty))
             self.cycle()
@@ -416,14 +421,8 @@ class Keeper:
     def _watch_the_end(self) -> None:
         if not self._is_watched:
             self._is_watched = True
-            reference = weakref.ref(self)
-
-            def finish() -> None:
-                keeper = reference()
-                if keeper is not None:
-                    keeper.finish()
-
-            process.at_end(self._token_of_end, process.SAVE_FIRST, finish)
+            # Held strongly: what a program has dropped or lost track of may still have something to save.
+            process.at_end(self._token_of_end, process.SAVE_FIRST, self.finish)
 
     def finish(self) -> None:
         """Save, without a loop, what is not saved yet; what cannot be saved goes to a rescue file."""
@@ -431,8 +430,8 @@ class Keeper:
             return
         self._is_watched = False
         self.replica.land()
-        self.capture_touched()
         self.collect()
+        self.capture_touched()
         replica = self.replica
         if not replica.dirty and replica.unresolved is None:
             return
