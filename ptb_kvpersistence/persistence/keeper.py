@@ -333,7 +333,7 @@ class Keeper:
                 assert self._loop is not None  # noqa: S101 - set by open
                 self._looking = self._loop.create_task(self._look(), name="ptb_kvpersistence:look")
             await asyncio.shield(self._looking)
-        except KVPersistenceError as error:
+        except (KVPersistenceError, OSError, RuntimeError) as error:  # no file handles left, no new threads
             self._looked_at = time.monotonic()
             _logger.warning("cannot see what others changed, memory has to do: %s", error)
 

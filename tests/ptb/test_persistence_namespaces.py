@@ -214,5 +214,5 @@ async def test_a_damaged_register_is_told_with_what_to_do(start_bot, witness):
     bot = await start_bot(TOKEN)
     await bot.stop()
     witness.put("ptb:bots", "bot:1001", {"oops": 1})
-    with pytest.raises(DecodeError, match="'bot:1001'.*repair or delete it"):
+    with pytest.raises(DecodeError, match=r"'bot:1001'.*repair or delete it"):
         await start_bot(TOKEN)
