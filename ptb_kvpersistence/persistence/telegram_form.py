@@ -10,6 +10,7 @@ happens to objects that do not come back is decided in :mod:`ptb_kvpersistence.p
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import Enum
@@ -291,15 +292,24 @@ def _choosing_bases(cls: type) -> tuple[type[TelegramObject], ...]:
 def _try(base: type[TelegramObject], data: dict[str, Any], bot: Bot | None) -> TelegramObject | None:
     try:
         return base.de_json(dict(data), bot)
+    except Warning:
+        raise
     except Exception:  # noqa: BLE001 - a base class need not understand the data of a subclass
         return None
 
 
 def comes_back(value: TelegramObject) -> bool:
-    """Whether what :func:`write` gives for this object is enough to rebuild it, down to the last attribute."""
+    """Whether what :func:`write` gives for this object is enough to rebuild it, down to the last attribute.
+
+    Where PTB warns about the way, the answer is no: users could do nothing about a warning at every start.
+    """
     try:
         data, _ = write(value, lambda item, _step: item)
-        return is_same(value, rebuild(type(value), data, None))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return is_same(value, rebuild(type(value), data, None))
+    except RecursionError:
+        raise  # trying the same with each part would take long
     except Exception:  # noqa: BLE001 - whatever PTB raises, it did not come back
         return False
 
