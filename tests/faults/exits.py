@@ -18,7 +18,7 @@ from telegram.ext import Application, ConversationHandler, MessageHandler, filte
 from ptb_kvpersistence import KVPersistence
 from tests.faults.offline import Offline, builder
 
-SCENARIOS = {}
+SCENARIOS: dict = {}
 ALL = (1, 2, 3)
 
 
@@ -261,7 +261,7 @@ def loop_closed_in_mid_call(path):
         KEPT.append((kept, task))
 
 
-KEPT = []
+KEPT: list = []
 
 
 @scenario

@@ -136,6 +136,8 @@ class Engine:
             DatabaseError: What SQLite said; nothing was written.
         """
         with translated(self._path):
+            # A rollback that failed, on a disk that does, must not keep the connection from ever working again.
+            self._end("ROLLBACK")
             return self._handlers[type(request)](request)
 
     # --- reading ---
