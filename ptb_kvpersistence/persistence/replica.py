@@ -237,21 +237,22 @@ class Replica:
         return reply
 
     def _resolve(self) -> Generator[Requested[Any], Any, None]:
-        """Find out what became of the commit that was cut off, by sending it again under its own id."""
+        """Find out what became of the commit that was cut off, by taking its id for an empty one.
+
+        If that id is free, the original can no longer be applied, and everything is planned anew.
+        """
         assert self.unresolved is not None  # noqa: S101 - the caller checked
         commit, planned = self.unresolved
         try:
             # What else fails now says nothing about the first time.
-            reply: CommitReply = yield commit
+            reply: CommitReply = yield Commit(self.store, (), (), commit.id)
         except StoreNotFoundError:
             self.unresolved = None
             raise
-        writes = [plan for plan in planned if plan.result != plan.theirs]
         if reply.applied_before:
+            writes = [plan for plan in planned if plan.result != plan.theirs]
             records = yield GetMany(self.store, tuple(self.layout.address(plan.entity) for plan in writes))
             self._settle_late(planned, list(zip(writes, records, strict=True)))
-        elif reply.is_committed:
-            self._settle(planned, dict(zip((plan.entity for plan in writes), reply.versions, strict=True)))
         self.unresolved = None
 
     def _settle_late(self, planned: list[_Planned], found: list[tuple[_Planned, Record | None]]) -> None:
