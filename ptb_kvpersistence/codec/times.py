@@ -119,7 +119,7 @@ def decode_zone(payload: Tree) -> tzinfo:
 def _named_zone(key: str) -> tzinfo:
     if len(key) <= _MAX_ZONE and _ZONE.fullmatch(key):
         try:
-            return ZoneInfo(key)
+            return ZoneInfo(key)  # may import parts of the package tzdata, and nothing else
         except (KeyError, OSError, ValueError):
             pass
     raise Fault(f"this system knows no time zone {shown(key)}; install the package tzdata")

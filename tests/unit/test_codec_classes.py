@@ -581,6 +581,11 @@ def test_new_fields_take_safe_defaults():
     assert evolve(OldTuple, NewTuple, a=1) == (1, 5)
 
 
+def test_a_property_is_no_default():
+    decoded = Codec([models.RecorderData]).decode('{"$dataclass":["tests.codec_models:RecorderData",{"other":1}]}')
+    assert get_fields(decoded) == {"other": 1}
+
+
 def test_lost_fields_are_kept_where_there_is_a_dict_and_named_otherwise():
     class Old:
         def __init__(self):
