@@ -164,6 +164,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         )
         self._keeper.bot_name = self._find_bot_name
         self._keeper.collect = self._collect
+        self._keeper.is_running = self._is_running
         self._keeper.default = self._default_text
 
     def _make_codec(self, types: Iterable[type]) -> Codec:
@@ -316,6 +317,9 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return _by_name(await self._load("conversations")).get(name, {})
 
     async def _load(self, section: Section) -> dict[Any, object]:
+        # Now there are few objects to search; once everything is loaded there are many.
+        if self._application is None:
+            self._find_application()
         # The collector would look at each new object again and again: half of the time of a bulk load.
         was_enabled = gc.isenabled()
         gc.disable()
@@ -391,14 +395,22 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         """Give the object that PTB holds for an entity of which it reports the drop, None if it has none."""
         if entity.section == "conversations":
             return None
-        application = None if self._application is None else self._application()
-        if application is None or application.persistence is not self:
-            application = ptb.find_application(self)
-            self._application = None if application is None else weakref.ref(application)
+        application = self._find_application()
         if application is not None:
             return cast("object", getattr(application, entity.section).get(entity.id))
         state = self._keeper.replica.state(entity)
         return state.live if state.is_replaced else None
+
+    def _find_application(self) -> Application[Any, Any, Any, Any, Any, Any] | None:
+        application = None if self._application is None else self._application()
+        if application is None or application.persistence is not self:
+            application = ptb.find_application(self)
+            self._application = None if application is None else weakref.ref(application)
+        return application
+
+    def _is_running(self) -> bool:
+        application = self._find_application()
+        return application is not None and application.running
 
     def _capture(self, entity: EntityId, data: object) -> EncodeError | None:
         try:
@@ -523,11 +535,19 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
     # --- the emergency: PTB no longer calls ---
 
     def _collect(self) -> None:
-        """Capture what PTB holds beyond the data it showed us: conversations and callback data."""
+        """Capture what PTB holds beyond the data it showed us: drops, conversations and callback data."""
         keeper = self._keeper
-        application = ptb.find_application(self)
+        application = self._find_application()
         if application is None or not keeper.replica.is_attached:
             return
+        for entity, state in keeper.touched():
+            if entity.section in ("user_data", "chat_data"):
+                live = getattr(application, entity.section).get(entity.id)
+                if live is None:
+                    keeper.capture(entity, None)
+                    keeper.forget_live(entity)
+                elif live is not state.live:
+                    keeper.replace_live(entity, live)
         cache = self.bot.callback_data_cache if isinstance(self.bot, ExtBot) else None
         if self.store_data.callback_data and cache is not None:
             self._capture_callback_data(cache.persistence_data)

@@ -24,6 +24,7 @@ from ptb_kvpersistence.errors import (
 from ptb_kvpersistence.inplace import update_in_place
 from ptb_kvpersistence.merge import Conflict, Policies, merge
 from ptb_kvpersistence.model import ABSENT, Change, Changes, Commit, Delete, GetMany, Put, VersionCheck
+from ptb_kvpersistence.persistence.claims import claim
 from ptb_kvpersistence.persistence.layout import SECTIONS, EntityId, Layout, Section
 
 if TYPE_CHECKING:
@@ -237,19 +238,17 @@ class Replica:
         return reply
 
     def _resolve(self) -> Generator[Requested[Any], Any, None]:
-        """Find out what became of the commit that was cut off, by taking its id for an empty one.
-
-        If that id is free, the original can no longer be applied, and everything is planned anew.
-        """
+        """Find out what became of the commit that was cut off; if it was not applied, everything is planned anew."""
         assert self.unresolved is not None  # noqa: S101 - the caller checked
         commit, planned = self.unresolved
+        assert commit.id is not None  # noqa: S101 - each of ours has one
         try:
             # What else fails now says nothing about the first time.
-            reply: CommitReply = yield Commit(self.store, (), (), commit.id)
+            is_applied = yield from claim(self.store, commit.id)
         except StoreNotFoundError:
             self.unresolved = None
             raise
-        if reply.applied_before:
+        if is_applied:
             writes = [plan for plan in planned if plan.result != plan.theirs]
             records = yield GetMany(self.store, tuple(self.layout.address(plan.entity) for plan in writes))
             self._settle_late(planned, list(zip(writes, records, strict=True)))

@@ -21,6 +21,7 @@ from ptb_kvpersistence.codec import dumps, loads
 from ptb_kvpersistence.errors import DatabaseError, DecodeError
 from ptb_kvpersistence.merge import merge
 from ptb_kvpersistence.model import ABSENT, Address, Commit, Delete, GetMany, Put, VersionCheck
+from ptb_kvpersistence.persistence.claims import claim
 from ptb_kvpersistence.persistence.layout import RESCUED
 from ptb_kvpersistence.policies import Policies
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ptb_kvpersistence.codec import Codec
-    from ptb_kvpersistence.model import CommitReply, Requested
+    from ptb_kvpersistence.model import Requested
     from ptb_kvpersistence.persistence.replica import Replica
     from ptb_kvpersistence.store.aio import AsyncStore
 
@@ -186,11 +187,7 @@ def replay(orphan: Orphan, store: int, codec: Codec, policies: Policies) -> Gene
     """
     kept = policies.with_default("theirs")
     mark = Address(RESCUED, orphan.id)
-    was_sent = False
-    if orphan.commit is not None:
-        # An empty commit under the same id: it tells whether that id is taken, and takes it for good.
-        reply: CommitReply = yield Commit(store, (), (), orphan.commit)
-        was_sent = reply.applied_before
+    was_sent = orphan.commit is not None and (yield from claim(store, orphan.commit))
     addresses = [Address(entry["domain"], entry["key"]) for entry in orphan.entries]
     for _ in range(ATTEMPTS):
         marked, *records = yield GetMany(store, (mark, *addresses))
