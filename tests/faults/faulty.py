@@ -139,9 +139,10 @@ def append(item):
 
 
 @asynccontextmanager
-async def faulty_bot(path, *, bot="4711", share=("user_data",), merge=None, **options):
+async def faulty_bot(path, *, bot="4711", share=("user_data",), merge=None, plan=(), **options):
     """A bot on a faulty backend whose counters are merged by sum; whatever is pending is dropped at the end."""
     backend = FaultyBackend(AsyncSQLiteBackend(str(path)))
+    backend.plan = list(plan)
     store = AsyncStore(backend, Handle("default", "ensure", Codec()))
     policies = {"user_data.*.count": "sum"} if merge is None else merge
     persistence = KVPersistence(store=store, bot=bot, share=share, merge=policies, max_staleness=0, **options)
