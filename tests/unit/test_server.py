@@ -599,12 +599,15 @@ class TestChats:
 
 
 class TestFaults:
-    async def test_flood_control(self, server, bot, alice, monkeypatch):
+    async def test_flood_control(self, server, account, bot, alice, monkeypatch):
         monkeypatch.setenv("PTB_TIMEDELTA", "1")  # newer PTB warns without it
         alice.send("/start")
         server.fail_next("sendMessage", retry_after=7)
         with pytest.raises(RetryAfter, match=r"Retry in (0:00:0)?7"):
             await bot.send_message(alice.id, "too fast")
+        server.fail_next("getMe", retry_after=7)
+        async with aiohttp.ClientSession() as session, session.get(f"{server.base_url}{TOKEN}/getMe") as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "7")
         await bot.send_message(alice.id, "again")
         assert [seen.text for seen in alice.history()] == ["again"]
 
