@@ -30,6 +30,12 @@ def check_file(path):
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+def has_schema(path):
+    """Whether the file has got its tables."""
+    with closing(sqlite3.connect(path)) as connection:
+        return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
 def rescue_files(folder):
     """The rescue files in a folder."""
     return sorted(folder.glob("*.rescue.json"))
