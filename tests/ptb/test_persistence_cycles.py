@@ -8,7 +8,7 @@ import sys
 import pytest
 from telegram.ext import MessageHandler, filters
 
-from ptb_kvpersistence import DatabaseError
+from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.errors import BusyError, DatabaseFullError
 from tests.ptb.offline import FaultyCommits
 
@@ -221,6 +221,22 @@ async def test_new_data_after_a_drop_in_the_same_handler_is_kept(start_bot, witn
     await bot.say("reset", reset)
     await bot.stop()
     assert witness.values(USERS) == {"42": {"new": 1}}
+
+
+async def test_new_data_after_a_drop_is_kept_without_an_application_too(path, witness):
+    """A persistence that somebody else drives sees it by the new object that refresh hands over."""
+    persistence = KVPersistence(path, bot=1001)
+    old, new = {"old": 1}, {}
+    await persistence.refresh_user_data(1, old)
+    await persistence.update_user_data(1, old)
+    await persistence.refresh_user_data(1, new)
+    new["new"] = 1
+    await persistence.drop_user_data(1)
+    assert witness.values(USERS) == {"1": {"new": 1}}
+    await persistence.drop_user_data(1)
+    assert witness.values(USERS) == {}
+    await persistence.flush()
+    assert witness.values(USERS) == {}
 
 
 async def test_dropped_data_does_not_return_by_a_later_touch(start_bot, witness):

@@ -314,6 +314,19 @@ async def test_custom_types_are_changed_in_place_and_merged_by_attribute(start_b
     assert not bot.errors
 
 
+async def test_a_default_of_a_custom_type_is_no_edit(start_bot, witness):
+    types = ContextTypes(user_data=Profile)
+    bot = await start_bot(options={"context_types": types}, context_types=types)
+    await bot.say("x", lambda _, context: setattr(context.user_data, "visits", 5))
+    await bot.save()
+    ((kind, value),) = witness.values("ptb:user_data:1001")["42"].items()
+    witness.put("ptb:user_data:1001", "43", {kind: [value[0], {"visits": 7, "tags": ["vip"]}]})
+    await bot.say("x", user=43)
+    assert bot.app.user_data[43] == Profile(7, ["vip"])
+    await bot.stop()
+    assert witness.values("ptb:user_data:1001")["43"][kind][1] == {"visits": 7, "tags": ["vip"]}
+
+
 # --- what a refresh costs, and what it survives ---
 
 
