@@ -42,6 +42,7 @@ WRITTEN = [
     (0, "0"),
     (-(2**63), "-9223372036854775808"),
     (2**64 - 1, "18446744073709551615"),
+    ((-(2**63), 2**64 - 1), '{"$tuple":[-9223372036854775808,18446744073709551615]}'),
     (2**64, '{"$int":"18446744073709551616"}'),
     (-(2**63) - 1, '{"$int":"-9223372036854775809"}'),
     (1.0, "1.0"),
@@ -184,6 +185,7 @@ def test_a_path_of_the_other_system_is_read_as_a_pure_one(codec):
 def test_huge_ints_come_back(codec, bits, sign):
     value = sign * (2**bits + 1)
     assert codec.decode(codec.encode(value)) == value
+    assert encode_int(value).lstrip("-").startswith("0x") == (bits >= 13000)
 
 
 def test_an_int_beyond_the_process_limit_of_digits_is_written_in_hexadecimal():
