@@ -82,7 +82,9 @@ class TelegramExtension:
 
     def __init__(self, get_bot: Callable[[], Bot | None], types: Iterable[type] = ()) -> None:
         self._get_bot = get_bot
-        self._registry = Registry(cls for cls in types if issubclass(cls, TelegramObject))
+        self._registry = Registry(
+            cls for cls in types if issubclass(type(cls), type) and issubclass(cls, TelegramObject)
+        )
         self._fits: dict[Shape, bool] = {}
 
     def register(self, cls: type[TelegramObject]) -> None:
