@@ -42,7 +42,8 @@ PAGE: Final = 1000
 
 def persistence_codec(types: Iterable[type], bot: Callable[[], Bot | None] = lambda: None) -> Codec:
     """Make the codec that KVPersistence uses: Telegram objects and bots included."""
-    return Codec(types, (BotExtension(bot, _logger.warning), TelegramExtension(bot)))
+    classes = tuple(types)
+    return Codec(classes, (BotExtension(bot, _logger.warning), TelegramExtension(bot, classes)))
 
 
 def import_sections(
