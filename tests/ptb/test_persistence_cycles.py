@@ -336,7 +336,7 @@ async def test_a_failed_commit_is_tried_again_without_ptb(start_bot, witness, mo
     await bot.say("x", put(a=1))
     await bot.save()
     assert bot.persistence.pending == 3
-    for _ in range(200):
+    for _ in range(1000):
         await asyncio.sleep(0.01)
         if not bot.persistence.pending:
             break

@@ -69,7 +69,7 @@ async def test_a_bot_that_goes_on_after_its_updater_died_is_saved_by_itself(star
     keeper._patience = 0.02
     await asyncio.sleep(0.03)
     await bot.say("x", user=1, chat=1)
-    for _ in range(100):
+    for _ in range(1000):
         await asyncio.sleep(0.01)
         if not bot.persistence.pending:
             break
