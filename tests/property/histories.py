@@ -39,6 +39,8 @@ class World:
         self.errors = 0
         self.backends = []
         self.keepers = []
+        self.unhandled = []
+        self.loop.set_exception_handler(lambda _loop, context: self.unhandled.append(context["message"]))
         self.applications = {}
         self.codec = Codec()
 
@@ -89,6 +91,7 @@ class World:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for backend in self.backends:
+            await asyncio.gather(*backend.late, return_exceptions=True)
             await backend.close()
 
     async def run(self):
@@ -114,6 +117,7 @@ class World:
         for bot in bots:
             await bot.cycle()
         assert (await reader.do(Changes(self.store_id, 0))).head == head, "something was left to write"
+        assert not self.unhandled
 
     async def prepare(self, backend):
         puts = []

@@ -13,7 +13,6 @@ import threading
 import weakref
 from asyncio import base_events
 
-
 owner = contextvars.ContextVar("owner", default=None)
 """Whose process a task belongs to."""
 

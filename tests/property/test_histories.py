@@ -10,9 +10,11 @@ import os
 
 import pytest
 
+from ptb_kvpersistence.merge import merge
+from ptb_kvpersistence.persistence import keeper, replica
 from tests.property.histories import World
 
-HISTORIES = int(os.environ.get("KV_HISTORIES", "2400"))
+HISTORIES = int(os.environ.get("KV_HISTORIES", "2000"))
 BATCHES = 8
 
 
@@ -30,12 +32,14 @@ def play(seed, **options):
         raise
 
 
+def play_all(seeds):
+    return sum(play(seed).ledger.edits for seed in seeds)
+
+
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_histories_in_memory(batch):
     """Two or three bots, sometimes a script; failures, cancellations and crashes in a share of the histories."""
-    edits = 0
-    for seed in range(batch, HISTORIES, BATCHES):
-        edits += play(seed).ledger.edits
+    edits = play_all(range(batch, HISTORIES, BATCHES))
     assert edits > HISTORIES / BATCHES * 10
 
 
@@ -63,3 +67,34 @@ def test_a_history_is_told_by_its_seed():
 
     for seed in range(20):
         assert story(seed) == story(seed)
+
+
+def forgetful(base_ours, ours, base_theirs, theirs, **options):
+    return merge(base_theirs, ours, base_theirs, theirs, **options)
+
+
+def blind(base_ours, ours, base_theirs, theirs, **options):
+    return merge(base_ours, ours, base_ours, theirs, **options)
+
+
+def overwriting(base_ours, ours, base_theirs, theirs, **options):
+    return ours, []
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "fault"),
+    [
+        (replica, "merge", forgetful),
+        (replica, "merge", blind),
+        (replica, "merge", overwriting),
+        (replica.Replica, "land", lambda self: setattr(self, "in_flight", frozenset())),
+        (keeper.Keeper, "_take_along", lambda self: None),
+        (keeper.Keeper, "capture_touched", lambda self: None),
+    ],
+    ids=["forgetful", "blind", "overwriting", "no flight", "alone", "crash"],
+)
+def test_the_histories_tell_a_fault(monkeypatch, where, name, fault):
+    """What the code is made for is needed: without it some history ends wrong."""
+    monkeypatch.setattr(where, name, fault)
+    with pytest.raises(AssertionError):
+        play_all(range(1000))
