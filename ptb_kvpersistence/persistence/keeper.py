@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ptb_kvpersistence import process
-from ptb_kvpersistence.errors import ConflictError, DatabaseError, EncodeError, KVPersistenceError
+from ptb_kvpersistence.errors import BusyError, EncodeError, KVPersistenceError
 from ptb_kvpersistence.persistence import namespaces, rescue
 from ptb_kvpersistence.persistence.layout import EntityId, Layout
 from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Replica, State
@@ -35,6 +35,9 @@ LOOK_TIMEOUT: Final = 0.5
 """Seconds that a refresh waits for a busy database before memory has to do."""
 FLIGHT_TIMEOUT: Final = 0.25
 """Seconds that a refresh waits for a commit of the same entity."""
+BUSY_TIMEOUT: Final = 0.5
+"""Seconds that a commit waits for a database that stayed busy all through the last one: PTB asks three times while it
+stops, and the process has to end before somebody kills it."""
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
 
@@ -112,6 +115,7 @@ class Keeper:
         self._looking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._retry_pause = FIRST_RETRY
+        self._was_busy = False
         self._looked_at = float("-inf")
         self._token: object | None = None
         self._captured_at = time.monotonic()
@@ -224,7 +228,7 @@ class Keeper:
         if self._cycle is cycle:
             self._cycle = None
         try:
-            await self._commit(None)
+            await self._commit()
         except Exception as error:  # noqa: BLE001 - delivered to the awaiter
             cycle.error = error
             self._retry_later(error)
@@ -264,7 +268,7 @@ class Keeper:
 
     # --- committing ---
 
-    async def _commit(self, timeout: float | None) -> None:
+    async def _commit(self) -> None:
         self._check_process()
         self._check_loop()
         assert self._lock is not None  # noqa: S101 - made by _check_loop
@@ -274,9 +278,13 @@ class Keeper:
                 await self._open_locked()
             if replica.dirty or replica.unresolved is not None:
                 try:
-                    await self._perform(replica.commit(self._take_along), timeout)
+                    await self._perform(replica.commit(self._take_along), BUSY_TIMEOUT if self._was_busy else None)
+                except BusyError:
+                    self._was_busy = True
+                    raise
                 finally:
                     replica.land()
+            self._was_busy = False
             self.last_saved_at = datetime.now(timezone.utc)
             self._retry_pause = FIRST_RETRY
 
@@ -302,7 +310,7 @@ class Keeper:
         self.capture_touched()
         touched, self._touched = self._touched, {}
         self._cycle = None
-        commit = asyncio.ensure_future(self._commit(None))
+        commit = asyncio.ensure_future(self._commit())
         commit.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             await asyncio.shield(commit)
@@ -398,7 +406,7 @@ class Keeper:
         """
         await self.open()
         if self.replica.unresolved is not None:
-            await self._commit(None)
+            await self._commit()
         assert self._lock is not None  # noqa: S101 - made by open
         async with self._lock:
             if not self._is_fresh():
@@ -430,17 +438,21 @@ class Keeper:
             return
         self._is_watched = False
         self.replica.land()
-        self.collect()
+        try:
+            self.collect()
+        except Exception:  # what PTB and its handlers hold may be anything; the rest is saved all the same
+            _logger.exception("could not ask PTB for conversations and callback data")
         self.capture_touched()
         replica = self.replica
         if not replica.dirty and replica.unresolved is None:
             return
         backend = self.store.backend.blocking()
+        timeout = BUSY_TIMEOUT if self._was_busy else None
         try:
             if not replica.is_attached:
-                drive(self._opening([]), backend.perform)
-            drive(replica.commit(self._take_along), backend.perform)
-        except (DatabaseError, ConflictError) as error:
+                drive(self._opening([]), lambda request: backend.perform(request, timeout))
+            drive(replica.commit(self._take_along), lambda request: backend.perform(request, timeout))
+        except Exception as error:  # noqa: BLE001 - whatever it is, this is the last chance to keep what is pending
             _logger.error("the last changes could not be saved (%s)", error)  # noqa: TRY400 - the reason is enough
             rescue.write(self.store, replica)
         finally:

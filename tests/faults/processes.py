@@ -75,7 +75,9 @@ class Holder:
         assert self._process.stdout.readline() == "held\n"
 
     def release(self):
-        """End it."""
+        """End it, which gives the lock back."""
+        if self._process.stdin.closed:
+            return
         self._process.kill()
         self._process.wait()
         self._process.stdin.close()

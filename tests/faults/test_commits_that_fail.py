@@ -434,6 +434,54 @@ async def test_what_is_pending_at_the_end_is_saved_or_rescued(path, fault, fault
     assert rescue_files(path.parent) == []
 
 
+async def test_the_end_saves_what_it_can_though_ptb_cannot_be_asked(path):
+    async with faulty_bot(path) as bot:
+        await bot.touch(1, append("a"))
+
+        def refuse():
+            raise RuntimeError("on purpose")
+
+        bot.keeper.collect = refuse
+        bot.keeper.finish()
+    assert users(path) == {1: expected("a")}
+
+
+async def test_whatever_goes_wrong_at_the_end_there_is_a_rescue_file(path, monkeypatch):
+    async with faulty_bot(path) as bot:
+        await bot.touch(1, append("a"))
+        await bot.cycle([1])
+        await bot.touch(1, append("b"))
+
+        def refuse(*_arguments):
+            raise RuntimeError("on purpose")
+
+        monkeypatch.setattr(bot.backend._backend.blocking().__class__, "perform", refuse)
+        bot.keeper.finish()
+        monkeypatch.undo()
+    assert len(rescue_files(path.parent)) == 1
+    async with faulty_bot(path) as bot:
+        assert bot.data == {1: expected("ab")}
+
+
+async def test_a_database_that_stays_busy_is_waited_for_once(path):
+    """PTB asks three times while it stops, and the process three more; nobody waits that long."""
+    waits = []
+    async with faulty_bot(path) as bot:
+        perform = bot.backend.perform
+
+        async def watched(request, timeout=None):
+            waits.append(timeout)
+            return await perform(request, timeout)
+
+        bot.backend.perform = watched
+        bot.backend.plan = ["busy", "busy", None]
+        for letter in "abcd":
+            await bot.touch(1, append(letter))
+            waits.clear()
+            await bot.cycle([1])
+            assert waits[0] == {"a": None, "b": 0.5, "c": 0.5, "d": None}[letter]
+
+
 async def test_a_commit_that_is_under_way_when_the_process_ends(path):
     for pause in (0.0, 0.005, 0.02):
         async with faulty_bot(path) as bot:
