@@ -547,6 +547,37 @@ def test_a_value_changed_by_another_thread_gives_a_whole_value_or_an_encode_erro
         sys.setswitchinterval(before)
 
 
+class ChangingExtension:
+    """Changes the dict that is just being encoded, as another thread might, so many times."""
+
+    tag = "$changing"
+
+    def __init__(self, target, times):
+        self.target = target
+        self.times = times
+
+    def claims(self, cls):
+        return cls is Unregistered
+
+    def encode(self, value, encode):
+        if self.times:
+            self.times -= 1
+            self.target[f"new{self.times}"] = 1
+        return None
+
+    def decode(self, payload, decode):
+        return None
+
+
+def test_a_dict_that_changes_its_size_is_read_once_more():
+    target = {"a": Unregistered(), "b": 1}
+    codec = Codec([], [ChangingExtension(target, 2)])
+    assert codec.encode(target) == b'{"a":{"$changing":null},"b":1,"new1":1,"new0":1}'
+    codec = Codec([], [ChangingExtension(target, 1000)])
+    with pytest.raises(EncodeError, match="another thread keeps changing it"):
+        codec.encode(target)
+
+
 # --- extensions ---
 
 

@@ -416,6 +416,16 @@ def test_registering_after_a_refusal():
     assert type(codec.decode(codec.encode(models.Plain()))) is models.Plain
 
 
+def test_a_class_registered_under_the_name_of_another_takes_its_place():
+    old, new = (type("Same", (), {"__module__": "somewhere"}) for _ in range(2))
+    codec = Codec([old])
+    text = codec.encode(old())
+    codec.register(new)
+    assert type(codec.decode(text)) is new
+    with pytest.raises(EncodeError):
+        codec.encode(old())
+
+
 def test_only_exactly_the_registered_class_is_taken(codec):
     class Child(models.Plain):
         pass
