@@ -563,7 +563,6 @@ class ChangingExtension:
         if self.times:
             self.times -= 1
             self.target[f"new{self.times}"] = 1
-        return None
 
     def decode(self, payload, decode):
         return None
