@@ -283,10 +283,11 @@ async def use() -> None:
     assert_type(await typed.get_user_data(), dict[int, User])
     assert_type(await typed.get_bot_data(), Shop)
     await typed.update_chat_data(1, Chat())
+    await typed.update_chat_data("1", Chat())  # wrong
+    await typed.update_chat_data(1, {"a": 1})  # wrong
     Application.builder().token("t").context_types(types).persistence(typed).build()
 
 KVPersistence(store=1)  # wrong
-plain.update_user_data("1", {})  # wrong
 KVPersistence("bot.db", share="user_data", merge="mine")  # wrong
 """
 
