@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import BusyError, EncodeError, KVPersistenceError
 from ptb_kvpersistence.persistence import namespaces, rescue
-from ptb_kvpersistence.persistence.layout import EntityId, Layout
+from ptb_kvpersistence.persistence.layout import SHAREABLE, EntityId, Layout
 from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Replica, State
 from ptb_kvpersistence.store.operations import drive, drive_async, open_store
 
@@ -97,6 +97,7 @@ class Keeper:
         self.collect: Callable[[], None] = lambda: None
         self.is_running: Callable[[], bool] = lambda: False
         self.default: Callable[[str], bytes] = lambda _section: EMPTY
+        self.kind: Callable[[str], type] = lambda _section: object
         self._patience = max(5.0, 2.5 * update_interval)
         self._start()
 
@@ -412,8 +413,9 @@ class Keeper:
             if not self._is_fresh():
                 await self._look()
             replica, found = self.replica, {}
+            kind = self.kind(section) if section in SHAREABLE else object
             for count, (id_, state) in enumerate(list(replica.states[section].items())):
-                value = replica.load(EntityId(section, id_), state)
+                value = replica.load(EntityId(section, id_), state, kind)
                 if value is not NOTHING:
                     found[id_] = value
                 if count % 2000 == 1999:

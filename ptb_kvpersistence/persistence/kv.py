@@ -166,6 +166,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         self._keeper.collect = self._collect
         self._keeper.is_running = self._is_running
         self._keeper.default = self._default_text
+        self._keeper.kind = self._context_kind
 
     def _make_codec(self, types: Iterable[type]) -> Codec:
         custom = [
@@ -288,7 +289,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             KVPersistenceError: The store cannot be read.
         """
         loaded = await self._load("bot_data")
-        return cast("BD", loaded[None] if None in loaded else self.context_types.bot_data())
+        return cast("BD", loaded[None] if None in loaded else self._context_kind("bot_data")())
 
     async def get_callback_data(self) -> CallbackData | None:
         """Load the callback data.
@@ -407,6 +408,12 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             application = ptb.find_application(self)
             self._application = None if application is None else weakref.ref(application)
         return application
+
+    def _context_kind(self, section: str) -> type[Any]:
+        """Give the class of a section's data: the Application's word counts, where it has context types of its own."""
+        application = self._find_application()
+        types = self.context_types if application is None else application.context_types
+        return cast("type[Any]", getattr(types, section))
 
     def _is_running(self) -> bool:
         application = self._find_application()
@@ -529,7 +536,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         await self._keeper.refresh(BOT_DATA, bot_data)
 
     def _default_text(self, section: str) -> bytes:
-        kind = getattr(self.context_types, section)
+        kind = self._context_kind(section)
         return EMPTY if kind is dict else self._keeper.codec.encode(kind(), section)
 
     # --- the emergency: PTB no longer calls ---

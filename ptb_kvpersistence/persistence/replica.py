@@ -392,8 +392,13 @@ class Replica:
                 found += 1
         return found
 
-    def load(self, entity: EntityId, state: State) -> object:
+    def load(self, entity: EntityId, state: State, kind: type = object) -> object:
         """Make a new object for memory from the latest text known, with what is captured merged in.
+
+        Args:
+            entity: Which entity.
+            state: Its state.
+            kind: What the object must be an instance of.
 
         Returns:
             The object, :data:`NOTHING` if there is no entry or it cannot be read.
@@ -413,6 +418,10 @@ class Replica:
             state.ours = state.theirs
         try:
             state.live = self.codec.decode(text, entity.place)
+            if not isinstance(state.live, kind):
+                reason = f"it holds a {type(state.live).__name__}, the context has a {kind.__name__}"
+                state.live = NOTHING
+                raise DecodeError(place=entity.place, reason=reason)
         except DecodeError as error:
             self._quarantine(entity, state, error)
             # Memory begins with nothing, and there is nothing to compare with once the entry is repaired.

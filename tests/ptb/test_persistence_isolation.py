@@ -324,3 +324,20 @@ async def test_a_conversation_that_cannot_be_read_starts_anew(start_bot, witness
     assert bot.app.user_data[42]["step"] == "age"
     await bot.stop()
     assert witness.texts()["ptb:conversations:1001", key] == before
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "7", "null", '"x"', '{"$set": [1]}'])
+@pytest.mark.parametrize("section", ["user_data", "bot_data"])
+async def test_an_entry_of_another_type_than_the_context_has_is_quarantined(start_bot, witness, text, section):
+    """A handler that finds a list for user_data would fail at every update."""
+    place = {"user_data": (USERS, "42"), "bot_data": (BOT, "data")}[section]
+    bot = await start_bot()
+    await bot.say("x", lambda _, context: getattr(context, section).update(a=1))
+    await bot.stop()
+    witness.update_text(*place, text)
+    before = witness.texts()[place]
+    bot = await start_bot()
+    await bot.say("x", lambda _, context: getattr(context, section).update(b=2))
+    await bot.stop()
+    assert not bot.errors
+    assert witness.texts()[place] == before

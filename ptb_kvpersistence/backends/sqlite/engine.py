@@ -264,7 +264,8 @@ class Engine:
         for start in range(0, len(versions), 500):
             part = versions[start : start + 500]
             marks = ", ".join("?" * len(part))
-            statement = f"SELECT domain, key, version FROM entries NOT INDEXED WHERE version IN ({marks}) AND store = ? AND {_ALIVE}"
+            where = f"version IN ({marks}) AND store = ? AND {_ALIVE}"
+            statement = f"SELECT domain, key, version FROM entries NOT INDEXED WHERE {where}"
             found.update(self._connection.execute(statement, (*part, request.store, now)))
         return found.issuperset(request.checks)
 
