@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
-from ptb_kvpersistence import KVPersistence
+from ptb_kvpersistence import KVPersistence, process
 from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.errors import BusyError, DatabaseError, DatabaseFullError, ReadOnlyError
@@ -162,3 +162,4 @@ def forget(persistence):
     keeper.replica.unresolved = None
     keeper._touched.clear()
     keeper._touched_before.clear()
+    process.forget(keeper._token_of_end)
