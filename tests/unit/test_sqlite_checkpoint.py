@@ -79,7 +79,7 @@ def test_the_log_does_not_grow_with_many_writers(path, buggy):
         for _ in range(30):
             for backend in backends:
                 write(backend, store, 200, size=500)
-        assert size_of_log(path) < 24_000 * 500 / 3
+        assert size_of_log(path) < 24_000 * 500 / 2
 
 
 def pragma(path, name):
