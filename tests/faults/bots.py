@@ -14,7 +14,7 @@ from ptb_kvpersistence.backends.sqlite import aio as _imported_before  # noqa: F
 from ptb_kvpersistence.errors import KVPersistenceError
 from tests.faults.offline import Offline, builder
 
-SCENARIOS = {}
+SCENARIOS: dict = {}
 
 
 def scenario(function):

@@ -35,8 +35,9 @@ class Offline(BaseRequest):
         if method == "getMe":
             return {"id": 4711, "is_bot": True, "first_name": "Bot", "username": "offline_bot"}
         if method == "getUpdates":
+            # PTB forgets a stop_running() that comes before start() has returned.
+            await asyncio.sleep(0.02)
             if not self.messages:
-                await asyncio.sleep(0.02)
                 return []
             return [self._update(*self.messages.pop(0))]
         return True
