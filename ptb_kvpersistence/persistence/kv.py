@@ -150,6 +150,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         self.context_types: ContextTypes[Any, UD, CD, BD] = context_types or cast("Any", ContextTypes())
         self._bot_name = None if bot is None else check_bot_name(bot)
         self._application: weakref.ref[Application[Any, Any, Any, Any, Any, Any]] | None = None
+        self._has_searched = False
         self._ledger = CallbackLedger()
         codec = self._make_codec(types)
         self._keeper = Keeper(
@@ -247,7 +248,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             )
             raise ConfigurationError(message)
         super().set_bot(bot)
-        self._application = None
+        self._application, self._has_searched = None, False
 
     def _find_bot_name(self) -> str | None:
         if self._bot_name is not None:
@@ -319,8 +320,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
 
     async def _load(self, section: Section) -> dict[Any, object]:
         # Now there are few objects to search; once everything is loaded there are many.
-        if self._application is None:
-            self._find_application()
+        self._find_application()
         # The collector would look at each new object again and again: half of the time of a bulk load.
         was_enabled = gc.isenabled()
         gc.disable()
@@ -403,10 +403,14 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return state.live if state.is_replaced else None
 
     def _find_application(self) -> Application[Any, Any, Any, Any, Any, Any] | None:
+        # The search is long. Whoever has no Application now has none until one hands over its bot.
         application = None if self._application is None else self._application()
         if application is None or application.persistence is not self:
+            if self._application is None and self._has_searched:
+                return None
             application = ptb.find_application(self)
             self._application = None if application is None else weakref.ref(application)
+            self._has_searched = True
         return application
 
     def _context_kind(self, section: str) -> type[Any]:
