@@ -166,8 +166,9 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         self._keeper.bot_name = self._find_bot_name
         self._keeper.collect = self._collect
         self._keeper.is_running = self._is_running
+        self._keeper.holds = self._holds
         self._keeper.default = self._default_text
-        self._keeper.kind = self._context_kind
+        self._keeper.kind = self._required_kind
 
     def _make_codec(self, types: Iterable[type]) -> Codec:
         custom = [
@@ -418,6 +419,18 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         application = self._find_application()
         types = self.context_types if application is None else application.context_types
         return cast("type[Any]", getattr(types, section))
+
+    def _holds(self, entity: EntityId, live: object) -> bool:
+        """Tell whether an object is still PTB's: a drop, reported later, deletes what was there when it was made."""
+        application = self._find_application()
+        if application is None:
+            return True
+        held = getattr(application, entity.section)
+        return live is (held if entity.section == "bot_data" else held.get(entity.id))
+
+    def _required_kind(self, section: str) -> type[Any]:
+        # A script without an Application takes the data as it is.
+        return object if self._find_application() is None else self._context_kind(section)
 
     def _is_running(self) -> bool:
         application = self._find_application()
