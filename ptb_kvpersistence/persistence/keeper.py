@@ -96,6 +96,7 @@ class Keeper:
         self.bot_name: Callable[[], str | None] = lambda: None
         self.collect: Callable[[], None] = lambda: None
         self.is_running: Callable[[], bool] = lambda: False
+        self.holds: Callable[[EntityId, object], bool] = lambda _entity, _live: True
         self.default: Callable[[str], bytes] = lambda _section: EMPTY
         self.kind: Callable[[str], type] = lambda _section: object
         self._patience = max(5.0, 2.5 * update_interval)
@@ -383,7 +384,7 @@ class Keeper:
     async def _merge_newer(self, entity: EntityId, state: State, live: Any) -> None:
         if entity in self.replica.in_flight and self._commit_task is not None:
             await asyncio.wait({self._commit_task}, timeout=FLIGHT_TIMEOUT)
-        if entity in self.replica.in_flight or state.live is not live:
+        if entity in self.replica.in_flight or state.live is not live or not self.holds(entity, live):
             return  # the next refresh finds it, with the base that the commit leaves
         try:
             self.replica.refresh(entity, state, live, self.default(entity.section))

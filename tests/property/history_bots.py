@@ -100,6 +100,7 @@ class Bot(Writer):
         self.has_shared_chats = world.has_shared_chats
         self.on_flush = self.chance.random() < 0.1
         self.handlers = []
+        self.flushed_over = []
         self.updates = 0
         self.boot()
 
@@ -128,6 +129,8 @@ class Bot(Writer):
     running = True
     user_data = property(lambda self: self.data["user_data"])
     chat_data = property(lambda self: self.data["chat_data"])
+    bot_data = property(lambda self: self.data["bot_data"][None])
+    context_types = property(lambda self: self.persistence.context_types)
     _conversation_handler_conversations = property(lambda self: {"talk": self.talks})
 
     async def start(self):
@@ -226,7 +229,10 @@ class Bot(Writer):
             elif action < 0.8:
                 self.spawn(self.cycle())
             elif action < 0.86:
-                self.spawn(self.flush())
+                # Of what is flushed twice while a handler runs, a crash may lose what the handler does after that.
+                if all(handler.done() for handler in self.flushed_over):
+                    self.flushed_over = [*self.handlers]
+                    self.spawn(self.flush())
             elif action < 0.9:
                 await asyncio.sleep(self.chance.choice((0.1, 3, 30)))
             elif action < 0.95 and self.world.can_cancel and self.handlers:
