@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.processes import environment
 
-KILLS = int(os.environ.get("KV_TEST_KILLS", "150"))
+KILLS = int(os.environ.get("KV_TEST_KILLS", "250"))
 """More of them: KV_TEST_KILLS=5000 python -m pytest tests/faults/test_kills.py"""
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system; see the other test")
