@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import sqlite3
 
@@ -442,6 +443,18 @@ async def test_the_end_saves_what_it_can_though_ptb_cannot_be_asked(path):
             raise RuntimeError("on purpose")
 
         bot.keeper.collect = refuse
+        bot.keeper.finish()
+    assert users(path) == {1: expected("a")}
+
+
+async def test_a_child_never_saves_what_is_its_parents(path, monkeypatch):
+    async with faulty_bot(path) as bot:
+        await bot.touch(1, append("a"))
+        pid = os.getpid()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "getpid", lambda: pid + 1)
+            bot.keeper.finish()
+        assert users(path) == {}
         bot.keeper.finish()
     assert users(path) == {1: expected("a")}
 

@@ -14,6 +14,7 @@ import pytest
 
 from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.persistence import rescue
+from tests.faults import processes
 from tests.faults.faulty import append, faulty_bot
 from tests.faults.raw import rescue_files, rows, users
 
@@ -212,6 +213,32 @@ async def test_starts_at_the_same_time_apply_it_once(path, cut):
         await bot.touch(1, lambda _live: None)
         assert bot.data == {1: wanted}
         await context.__aexit__(None, None, None)
+    assert rescue_files(path.parent) == []
+
+
+async def leave_of_a_bot_of_its_own(path):
+    async with faulty_bot(path, share=()) as bot:
+        bot.data = {1: expected("a")}
+        await bot.cycle([1])
+        await bot.touch(1, append("b"))
+        bot.backend.default = "busy"
+        bot.keeper.finish()
+
+
+def test_processes_that_start_at_the_same_time_apply_it_once(path):
+    asyncio.run(leave_of_a_bot_of_its_own(path))
+    assert len(rescue_files(path.parent)) == 1
+    started = [processes.start("bots", "read_all", path, folder=path.parent) for _ in range(4)]
+    outputs = []
+    for process in started:
+        try:
+            outputs.append(process.communicate(timeout=processes.TIMEOUT)[0])
+        finally:
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in started] == [0] * 4, outputs
+    assert all(str({1: expected("ab")}) in output for output in outputs), outputs
+    assert users(path) == {1: expected("ab")}
     assert rescue_files(path.parent) == []
 
 
