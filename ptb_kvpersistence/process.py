@@ -8,6 +8,7 @@ through the same list, so each callback runs once.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -43,7 +44,9 @@ class _Ending:
                 return
             self._has_watcher = True
         atexit.register(self._run)
-        threading.Thread(target=self._watch, name="ptb_kvpersistence:exit", daemon=True).start()
+        # From Python 3.12 on no thread can be started once the main thread has ended; atexit is left.
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=self._watch, name="ptb_kvpersistence:exit", daemon=True).start()
 
     def unregister(self, token: object) -> None:
         with self._lock:

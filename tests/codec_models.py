@@ -404,6 +404,10 @@ class RecorderAttrs(Recorder):
     other: Any = attrs.field(default=0, validator=_recording("validator"), on_setattr=_recording("on_setattr"))
 
 
+class RecorderPoint(Recorder, Point):
+    pass
+
+
 RECORDERS = (
     RecorderObject,
     RecorderSlotted,

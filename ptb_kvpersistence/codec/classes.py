@@ -34,6 +34,7 @@ _MISSING: Final = object()
 
 mro_of: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
 namespace_of: Final[Callable[[type], Any]] = type.__dict__["__dict__"].__get__
+_module_of: Final[Callable[[type], Any]] = type.__dict__["__module__"].__get__
 _flags_of: Final[Callable[[type], int]] = type.__dict__["__flags__"].__get__
 _basicsize_of: Final[Callable[[type], int]] = type.__dict__["__basicsize__"].__get__
 _module_namespace: Final[Callable[[Any], dict[str, Any]]] = vars(ModuleType)["__dict__"].__get__
@@ -55,6 +56,12 @@ class Shape(NamedTuple):
     dict_of: Callable[[Any], dict[str, Any]] | None
     slots: dict[str, Any]
     trouble: str
+
+
+def module_of(cls: type) -> str:
+    """The name of the module of a class, ``?`` if it has none."""
+    module = _module_of(cls)
+    return module if type(module) is str else "?"
 
 
 def class_attribute(cls: type, name: str, default: Any = None) -> Any:

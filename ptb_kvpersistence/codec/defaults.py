@@ -34,10 +34,14 @@ def defaults_of(cls: type) -> dict[str, Default]:
     return {} if reader is None else {name: make for name, make in reader(cls) if make is not None}
 
 
-def _value(default: Any) -> Default:
+def _value(default: Any) -> Default | None:
     kind: Any = type(default)
     if kind in _COPIED:
         return partial(kind, default)
+    if (
+        class_attribute(kind, "__get__") is not None
+    ):  # a property of a base class, say, which dataclass takes for a default
+        return None
     return lambda: default
 
 

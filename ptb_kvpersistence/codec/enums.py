@@ -18,7 +18,6 @@ _HOOKS: Final = (
     "__setattr__",
     "__getattribute__",
 )
-_NOT_FOUND: Final = object()
 
 
 def value_of(member: Any) -> tuple[Any, Any]:
@@ -43,13 +42,15 @@ def find_flag(cls: type, value: int) -> Any | None:
         The member; ``None`` if there is none, or only the class's own code could tell.
     """
     known = class_attribute(cls, "_value2member_map_")
-    member = known.get(value, _NOT_FOUND) if type(known) is dict else _NOT_FOUND
-    if member is _NOT_FOUND:
-        if class_attribute(cls, "_member_type_") not in (object, int) or any(map(_is_overridden, _hooks_of(cls))):
-            return None
-        missing = class_attribute(cls, "_missing_")
+    member = known.get(value) if type(known) is dict else None
+    if member is not None and find_member(cls, value_of(member)[1]) is member:
+        return member
+    # A combination that this process has made already is refused, too: another process could not rebuild it.
+    if class_attribute(cls, "_member_type_") not in (object, int) or any(map(_is_overridden, _hooks_of(cls))):
+        return None
+    if member is None:
         try:
-            member = missing.__func__(cls, value)
+            member = class_attribute(cls, "_missing_").__func__(cls, value)
         except ValueError:
             return None
     return member if type(member) is cls and type(value_of(member)[0]) is int and value_of(member)[0] == value else None

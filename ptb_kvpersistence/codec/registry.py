@@ -6,17 +6,22 @@ being registered, in modules that are imported already, unless they have a ``__d
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
-from types import ModuleType
 from typing import Any, Final
 
-from ptb_kvpersistence.codec.classes import class_attribute, is_enum, is_named_tuple, loaded, namespace_of, shape_of
+from ptb_kvpersistence.codec.classes import (
+    class_attribute,
+    is_enum,
+    is_named_tuple,
+    loaded,
+    module_of,
+    namespace_of,
+    shape_of,
+)
 from ptb_kvpersistence.codec.place import Fault, shown, type_name
 from ptb_kvpersistence.errors import ConfigurationError
 
 _MAIN: Final = frozenset(("__main__", "__mp_main__"))  # the latter in processes that multiprocessing spawned
-_module_of: Final[Callable[[type], Any]] = type.__dict__["__module__"].__get__
 _qualname_of: Final[Callable[[type], str]] = type.__dict__["__qualname__"].__get__
 
 
@@ -104,8 +109,7 @@ class Registry:
 
 def name_of(cls: type) -> str:
     """The name under which a class is stored."""
-    module = _module_of(cls)
-    return f"{module if type(module) is str else '?'}:{_qualname_of(cls)}"
+    return f"{module_of(cls)}:{_qualname_of(cls)}"
 
 
 def is_importable_kind(cls: type) -> bool:
@@ -128,8 +132,3 @@ def look_up(name: str) -> Any:
             return None
         found = namespace_of(found).get(part)
     return found
-
-
-def is_loaded(module: str) -> bool:
-    """Whether a module is imported."""
-    return issubclass(type(sys.modules.get(module)), ModuleType)

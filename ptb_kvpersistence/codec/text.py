@@ -1,7 +1,8 @@
 """Strict JSON text to and from trees, by orjson.
 
 A tree is what ``orjson.loads`` gives: dict with str keys, list, str, int of 64 bits, finite float, bool, None.
-Tags mean nothing here; see :mod:`ptb_kvpersistence.codec.tags`.
+Tags mean nothing here; see :mod:`ptb_kvpersistence.codec.tags`. How deep a value may be is orjson's limit; versions
+before 3.11.6 wrote beyond their buffer near it (CVE-2025-67221), so none of those will do.
 """
 
 from __future__ import annotations

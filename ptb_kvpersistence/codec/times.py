@@ -11,7 +11,7 @@ from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
 
-from ptb_kvpersistence.codec.classes import loaded, mro_of
+from ptb_kvpersistence.codec.classes import loaded, module_of, mro_of
 from ptb_kvpersistence.codec.place import Fault, shown, type_name
 from ptb_kvpersistence.codec.scalars import is_valid_text
 from ptb_kvpersistence.codec.text import Tree
@@ -119,7 +119,7 @@ def decode_zone(payload: Tree) -> tzinfo:
 def _named_zone(key: str) -> tzinfo:
     if len(key) <= _MAX_ZONE and _ZONE.fullmatch(key):
         try:
-            return ZoneInfo(key)
+            return ZoneInfo(key)  # may import parts of the package tzdata, and nothing else
         except (KeyError, OSError, ValueError):
             pass
     raise Fault(f"this system knows no time zone {shown(key)}; install the package tzdata")
@@ -130,8 +130,7 @@ def _named_zone(key: str) -> tzinfo:
 
 def is_pytz(cls: type) -> bool:
     """Whether it is a class of pytz's zones."""
-    base = loaded("pytz.tzinfo", "BaseTzInfo")
-    return base is not None and base in mro_of(cls) and str(cls.__module__).partition(".")[0] == _PYTZ
+    return tzinfo in mro_of(cls) and module_of(cls).partition(".")[0] == _PYTZ
 
 
 def _encode_pytz(zone: Any) -> Tree:

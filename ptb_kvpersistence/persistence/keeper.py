@@ -10,14 +10,13 @@ import asyncio
 import logging
 import os
 import time
-import weakref
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ptb_kvpersistence import process
-from ptb_kvpersistence.errors import ConflictError, DatabaseError, EncodeError, KVPersistenceError
+from ptb_kvpersistence.errors import BusyError, EncodeError, KVPersistenceError
 from ptb_kvpersistence.persistence import namespaces, rescue
-from ptb_kvpersistence.persistence.layout import EntityId, Layout
+from ptb_kvpersistence.persistence.layout import SHAREABLE, EntityId, Layout
 from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Replica, State
 from ptb_kvpersistence.store.operations import drive, drive_async, open_store
 
@@ -36,6 +35,9 @@ LOOK_TIMEOUT: Final = 0.5
 """Seconds that a refresh waits for a busy database before memory has to do."""
 FLIGHT_TIMEOUT: Final = 0.25
 """Seconds that a refresh waits for a commit of the same entity."""
+BUSY_TIMEOUT: Final = 0.5
+"""Seconds that a commit waits for a database that stayed busy all through the last one: PTB asks three times while it
+stops, and the process has to end before somebody kills it."""
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
 
@@ -93,7 +95,10 @@ class Keeper:
         self.on_flush = on_flush
         self.bot_name: Callable[[], str | None] = lambda: None
         self.collect: Callable[[], None] = lambda: None
+        self.is_running: Callable[[], bool] = lambda: False
+        self.holds: Callable[[EntityId, object], bool] = lambda _entity, _live: True
         self.default: Callable[[str], bytes] = lambda _section: EMPTY
+        self.kind: Callable[[str], type] = lambda _section: object
         self._patience = max(5.0, 2.5 * update_interval)
         self._start()
 
@@ -103,6 +108,7 @@ class Keeper:
         self.last_saved_at: datetime | None = None
         self._pid = os.getpid()
         self._touched: dict[EntityId, State] = {}
+        self._touched_before: dict[EntityId, State] = {}
         self._unencodable: dict[EntityId, str] = {}
         self._cycle: Cycle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,6 +117,7 @@ class Keeper:
         self._looking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._retry_pause = FIRST_RETRY
+        self._was_busy = False
         self._looked_at = float("-inf")
         self._token: object | None = None
         self._captured_at = time.monotonic()
@@ -171,14 +178,11 @@ class Keeper:
         self._unencodable.pop(entity, None)
 
     def forget_live(self, entity: EntityId) -> None:
-        """Forget PTB's object of an entity that was dropped."""
-        self._touched.pop(entity, None)
-        state = self.replica.states[entity.section].get(entity.id)
-        if state is not None:
-            state.live = NOTHING
+        """Forget PTB's object of an entity that was dropped; a handler may already fill another one."""
+        self.replace_live(entity, NOTHING)
 
     def replace_live(self, entity: EntityId, live: object) -> None:
-        """Note the object that PTB has in place of one that was dropped."""
+        """Note the object that PTB has in place of one that was dropped, NOTHING if it has none."""
         self._touched[entity] = state = self.replica.state(entity)
         state.live = live
 
@@ -226,7 +230,7 @@ class Keeper:
         if self._cycle is cycle:
             self._cycle = None
         try:
-            await self._commit(None)
+            await self._commit()
         except Exception as error:  # noqa: BLE001 - delivered to the awaiter
             cycle.error = error
             self._retry_later(error)
@@ -256,13 +260,17 @@ class Keeper:
             _logger.error("%s is not saved, the rest is: %s", entity.place, error)
 
     def capture_touched(self) -> None:
-        """Capture all live data that PTB showed us, without PTB's help."""
-        for entity, state in list(self._touched.items()):
+        """Capture all live data that PTB showed us since the flush before the last one, without PTB's help."""
+        for entity, state in self.touched():
             self._capture_live(entity, state)
+
+    def touched(self) -> list[tuple[EntityId, State]]:
+        """List the entities that handlers may still be at work on, a flush or not."""
+        return list({**self._touched_before, **self._touched}.items())
 
     # --- committing ---
 
-    async def _commit(self, timeout: float | None) -> None:
+    async def _commit(self) -> None:
         self._check_process()
         self._check_loop()
         assert self._lock is not None  # noqa: S101 - made by _check_loop
@@ -272,9 +280,13 @@ class Keeper:
                 await self._open_locked()
             if replica.dirty or replica.unresolved is not None:
                 try:
-                    await self._perform(replica.commit(self._take_along), timeout)
+                    await self._perform(replica.commit(self._take_along), BUSY_TIMEOUT if self._was_busy else None)
+                except BusyError:
+                    self._was_busy = True
+                    raise
                 finally:
                     replica.land()
+            self._was_busy = False
             self.last_saved_at = datetime.now(timezone.utc)
             self._retry_pause = FIRST_RETRY
 
@@ -298,17 +310,20 @@ class Keeper:
         """
         self._check_process()
         self.capture_touched()
+        touched, self._touched = self._touched, {}
         self._cycle = None
-        commit = asyncio.ensure_future(self._commit(None))
+        commit = asyncio.ensure_future(self._commit())
         commit.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             await asyncio.shield(commit)
-        except Exception:
+        except BaseException:
+            self._touched = {**touched, **self._touched}
             self._watch_the_end()
             raise
-        self._touched.clear()
-        self._is_watched = False
-        process.forget(self._token_of_end)
+        self._touched_before = touched
+        if not self.is_running():
+            self._is_watched = False
+            process.forget(self._token_of_end)
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -328,7 +343,7 @@ class Keeper:
                 assert self._loop is not None  # noqa: S101 - set by open
                 self._looking = self._loop.create_task(self._look(), name="ptb_kvpersistence:look")
             await asyncio.shield(self._looking)
-        except KVPersistenceError as error:
+        except (KVPersistenceError, OSError, RuntimeError) as error:  # no file handles left, no new threads
             self._looked_at = time.monotonic()
             _logger.warning("cannot see what others changed, memory has to do: %s", error)
 
@@ -370,7 +385,7 @@ class Keeper:
     async def _merge_newer(self, entity: EntityId, state: State, live: Any) -> None:
         if entity in self.replica.in_flight and self._commit_task is not None:
             await asyncio.wait({self._commit_task}, timeout=FLIGHT_TIMEOUT)
-        if entity in self.replica.in_flight or state.live is not live:
+        if entity in self.replica.in_flight or state.live is not live or not self.holds(entity, live):
             return  # the next refresh finds it, with the base that the commit leaves
         try:
             self.replica.refresh(entity, state, live, self.default(entity.section))
@@ -380,8 +395,8 @@ class Keeper:
     def _help_out(self) -> None:
         """Save by ourselves: PTB has not called for long, so its updater may be dead."""
         self._captured_at = time.monotonic()
-        self.capture_touched()
         self.collect()
+        self.capture_touched()
         if self.replica.dirty:
             _logger.warning("PTB has not updated the persistence for long; saving %d entities", len(self.replica.dirty))
             self.cycle()
@@ -394,14 +409,15 @@ class Keeper:
         """
         await self.open()
         if self.replica.unresolved is not None:
-            await self._commit(None)
+            await self._commit()
         assert self._lock is not None  # noqa: S101 - made by open
         async with self._lock:
             if not self._is_fresh():
                 await self._look()
             replica, found = self.replica, {}
+            kind = self.kind(section) if section in SHAREABLE else object
             for count, (id_, state) in enumerate(list(replica.states[section].items())):
-                value = replica.load(EntityId(section, id_), state)
+                value = replica.load(EntityId(section, id_), state, kind)
                 if value is not NOTHING:
                     found[id_] = value
                 if count % 2000 == 1999:
@@ -417,14 +433,8 @@ class Keeper:
     def _watch_the_end(self) -> None:
         if not self._is_watched:
             self._is_watched = True
-            reference = weakref.ref(self)
-
-            def finish() -> None:
-                keeper = reference()
-                if keeper is not None:
-                    keeper.finish()
-
-            process.at_end(self._token_of_end, process.SAVE_FIRST, finish)
+            # Held strongly: what a program has dropped or lost track of may still have something to save.
+            process.at_end(self._token_of_end, process.SAVE_FIRST, self.finish)
 
     def finish(self) -> None:
         """Save, without a loop, what is not saved yet; what cannot be saved goes to a rescue file."""
@@ -432,17 +442,21 @@ class Keeper:
             return
         self._is_watched = False
         self.replica.land()
+        try:
+            self.collect()
+        except Exception:  # what PTB and its handlers hold may be anything; the rest is saved all the same
+            _logger.exception("could not ask PTB for conversations and callback data")
         self.capture_touched()
-        self.collect()
         replica = self.replica
         if not replica.dirty and replica.unresolved is None:
             return
         backend = self.store.backend.blocking()
+        timeout = BUSY_TIMEOUT if self._was_busy else None
         try:
             if not replica.is_attached:
-                drive(self._opening([]), backend.perform)
-            drive(replica.commit(self._take_along), backend.perform)
-        except (DatabaseError, ConflictError) as error:
+                drive(self._opening([]), lambda request: backend.perform(request, timeout))
+            drive(replica.commit(self._take_along), lambda request: backend.perform(request, timeout))
+        except Exception as error:  # noqa: BLE001 - whatever it is, this is the last chance to keep what is pending
             _logger.error("the last changes could not be saved (%s)", error)  # noqa: TRY400 - the reason is enough
             rescue.write(self.store, replica)
         finally:

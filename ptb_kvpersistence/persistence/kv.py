@@ -150,6 +150,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         self.context_types: ContextTypes[Any, UD, CD, BD] = context_types or cast("Any", ContextTypes())
         self._bot_name = None if bot is None else check_bot_name(bot)
         self._application: weakref.ref[Application[Any, Any, Any, Any, Any, Any]] | None = None
+        self._has_searched = False
         self._ledger = CallbackLedger()
         codec = self._make_codec(types)
         self._keeper = Keeper(
@@ -164,7 +165,10 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         )
         self._keeper.bot_name = self._find_bot_name
         self._keeper.collect = self._collect
+        self._keeper.is_running = self._is_running
+        self._keeper.holds = self._holds
         self._keeper.default = self._default_text
+        self._keeper.kind = self._required_kind
 
     def _make_codec(self, types: Iterable[type]) -> Codec:
         custom = [
@@ -245,7 +249,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             )
             raise ConfigurationError(message)
         super().set_bot(bot)
-        self._application = None
+        self._application, self._has_searched = None, False
 
     def _find_bot_name(self) -> str | None:
         if self._bot_name is not None:
@@ -287,7 +291,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             KVPersistenceError: The store cannot be read.
         """
         loaded = await self._load("bot_data")
-        return cast("BD", loaded[None] if None in loaded else self.context_types.bot_data())
+        return cast("BD", loaded[None] if None in loaded else self._context_kind("bot_data")())
 
     async def get_callback_data(self) -> CallbackData | None:
         """Load the callback data.
@@ -316,6 +320,8 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return _by_name(await self._load("conversations")).get(name, {})
 
     async def _load(self, section: Section) -> dict[Any, object]:
+        # Now there are few objects to search; once everything is loaded there are many.
+        self._find_application()
         # The collector would look at each new object again and again: half of the time of a bulk load.
         was_enabled = gc.isenabled()
         gc.disable()
@@ -391,14 +397,44 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         """Give the object that PTB holds for an entity of which it reports the drop, None if it has none."""
         if entity.section == "conversations":
             return None
-        application = None if self._application is None else self._application()
-        if application is None or application.persistence is not self:
-            application = ptb.find_application(self)
-            self._application = None if application is None else weakref.ref(application)
+        application = self._find_application()
         if application is not None:
             return cast("object", getattr(application, entity.section).get(entity.id))
         state = self._keeper.replica.state(entity)
         return state.live if state.is_replaced else None
+
+    def _find_application(self) -> Application[Any, Any, Any, Any, Any, Any] | None:
+        # The search is long. Whoever has no Application now has none until one hands over its bot.
+        application = None if self._application is None else self._application()
+        if application is None or application.persistence is not self:
+            if self._application is None and self._has_searched:
+                return None
+            application = ptb.find_application(self)
+            self._application = None if application is None else weakref.ref(application)
+            self._has_searched = True
+        return application
+
+    def _context_kind(self, section: str) -> type[Any]:
+        """Give the class of a section's data: the Application's word counts, where it has context types of its own."""
+        application = self._find_application()
+        types = self.context_types if application is None else application.context_types
+        return cast("type[Any]", getattr(types, section))
+
+    def _holds(self, entity: EntityId, live: object) -> bool:
+        """Tell whether an object is still PTB's: a drop, reported later, deletes what was there when it was made."""
+        application = self._find_application()
+        if application is None:
+            return True
+        held = getattr(application, entity.section)
+        return live is (held if entity.section == "bot_data" else held.get(entity.id))
+
+    def _required_kind(self, section: str) -> type[Any]:
+        # A script without an Application takes the data as it is.
+        return object if self._find_application() is None else self._context_kind(section)
+
+    def _is_running(self) -> bool:
+        application = self._find_application()
+        return application is not None and application.running
 
     def _capture(self, entity: EntityId, data: object) -> EncodeError | None:
         try:
@@ -517,17 +553,25 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         await self._keeper.refresh(BOT_DATA, bot_data)
 
     def _default_text(self, section: str) -> bytes:
-        kind = getattr(self.context_types, section)
+        kind = self._context_kind(section)
         return EMPTY if kind is dict else self._keeper.codec.encode(kind(), section)
 
     # --- the emergency: PTB no longer calls ---
 
     def _collect(self) -> None:
-        """Capture what PTB holds beyond the data it showed us: conversations and callback data."""
+        """Capture what PTB holds beyond the data it showed us: drops, conversations and callback data."""
         keeper = self._keeper
-        application = ptb.find_application(self)
+        application = self._find_application()
         if application is None or not keeper.replica.is_attached:
             return
+        for entity, state in keeper.touched():
+            if entity.section in ("user_data", "chat_data"):
+                live = getattr(application, entity.section).get(entity.id)
+                if live is None:
+                    keeper.capture(entity, None)
+                    keeper.forget_live(entity)
+                elif live is not state.live:
+                    keeper.replace_live(entity, live)
         cache = self.bot.callback_data_cache if isinstance(self.bot, ExtBot) else None
         if self.store_data.callback_data and cache is not None:
             self._capture_callback_data(cache.persistence_data)

@@ -21,12 +21,25 @@ def find_application(persistence: BasePersistence[Any, Any, Any]) -> Application
     Cost: one pass over all objects that the garbage collector knows, some 10 ms per 100,000 objects.
     """
     found = None
-    for referrer in gc.get_referrers(persistence):
-        if isinstance(referrer, Application) and referrer.persistence is persistence:
-            if referrer._initialized:  # noqa: SLF001 - no public way; an earlier Application may still be around
-                return referrer
-            found = referrer
+    for application in _owners(persistence):
+        if application.persistence is persistence:
+            if application._initialized:  # noqa: SLF001 - no public way; an earlier Application may still be around
+                return application
+            found = application
     return found
+
+
+def _owners(persistence: object) -> Iterator[Application[Any, Any, Any, Any, Any, Any]]:
+    # Depending on Python and on PTB, an Application refers to its attributes itself or by its __dict__.
+    attributes = []
+    for referrer in gc.get_referrers(persistence):
+        if isinstance(referrer, Application):
+            yield referrer
+        elif type(referrer) is dict and referrer.get("persistence") is persistence:
+            attributes.append(referrer)
+    for referrer in gc.get_referrers(*attributes):
+        if isinstance(referrer, Application):
+            yield referrer
 
 
 def conversation_names(application: Application[Any, Any, Any, Any, Any, Any]) -> set[str]:

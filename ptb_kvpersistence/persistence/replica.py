@@ -24,13 +24,14 @@ from ptb_kvpersistence.errors import (
 from ptb_kvpersistence.inplace import update_in_place
 from ptb_kvpersistence.merge import Conflict, Policies, merge
 from ptb_kvpersistence.model import ABSENT, Change, Changes, Commit, Delete, GetMany, Put, VersionCheck
+from ptb_kvpersistence.persistence.claims import claim
 from ptb_kvpersistence.persistence.layout import SECTIONS, EntityId, Layout, Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from ptb_kvpersistence.codec import Codec
-    from ptb_kvpersistence.model import CommitReply, Requested
+    from ptb_kvpersistence.model import CommitReply, Record, Requested
 
 _logger = logging.getLogger(__name__)
 
@@ -246,31 +247,33 @@ class Replica:
         return reply
 
     def _resolve(self) -> Generator[Requested[Any], Any, None]:
-        """Find out what became of the commit that was cut off, by sending it again under its own id."""
+        """Find out what became of the commit that was cut off; if it was not applied, everything is planned anew."""
         assert self.unresolved is not None  # noqa: S101 - the caller checked
         commit, planned = self.unresolved
+        assert commit.id is not None  # noqa: S101 - each of ours has one
         try:
             # What else fails now says nothing about the first time.
-            reply = yield commit
+            is_applied = yield from claim(self.store, commit.id)
         except StoreNotFoundError:
             self.unresolved = None
             raise
-        if reply.is_committed:
+        if is_applied:
             writes = [plan for plan in planned if plan.result != plan.theirs]
-            versions = dict(zip((plan.entity for plan in writes), reply.versions, strict=False))
-            if reply.applied_before:
-                versions = yield from self._find_versions(writes)
-            self._settle(planned, versions)
+            records = yield GetMany(self.store, tuple(self.layout.address(plan.entity) for plan in writes))
+            self._settle_late(planned, list(zip(writes, records, strict=True)))
         self.unresolved = None
 
-    def _find_versions(self, writes: list[_Planned]) -> Generator[Requested[Any], Any, dict[EntityId, int]]:
-        records = yield GetMany(self.store, tuple(self.layout.address(plan.entity) for plan in writes))
-        found = {}
-        for plan, record in zip(writes, records, strict=True):
-            is_own = record is not None and record.value == plan.result
-            # 0 is below any version: what is there now is then seen as somebody else's change.
-            found[plan.entity] = record.version if is_own else 0
-        return found
+    def _settle_late(self, planned: list[_Planned], found: list[tuple[_Planned, Record | None]]) -> None:
+        """Settle a commit that was applied some time ago; others may have written since."""
+        own = {
+            plan.entity: record.version for plan, record in found if record is not None and record.value == plan.result
+        }
+        self._settle(planned, own)
+        for plan, record in found:
+            value, version = (None, plan.version) if record is None else (record.value, record.version)
+            newer = plan.state.newer
+            if value != plan.result and (newer is None or newer.version < version):
+                plan.state.newer = Change(*self.layout.address(plan.entity), value, version, 0)
 
     def _plan(
         self, entity: EntityId, state: State, captured: bytes | None, current: tuple[bytes | None, int] | None
@@ -408,14 +411,19 @@ class Replica:
             state.life = FOR_EVER
             state.newer = Change(*self.layout.address(entity), None, version, 0)
 
-    def load(self, entity: EntityId, state: State) -> object:
+    def load(self, entity: EntityId, state: State, kind: type = object) -> object:
         """Make a new object for memory from the latest text known, with what is captured merged in.
+
+        Args:
+            entity: Which entity.
+            state: Its state.
+            kind: What the object must be an instance of.
 
         Returns:
             The object, :data:`NOTHING` if there is no entry or it cannot be read.
         """
         newer = state.newer
-        if newer is not None and state.captured is not NOTHING:
+        if newer is not None and state.captured is not NOTHING and self._is_readable(entity, state, newer.value):
             self._rebase(entity, state, newer.value)
         if newer is not None:
             state.ours = state.theirs = newer.value
@@ -429,8 +437,14 @@ class Replica:
             state.ours = state.theirs
         try:
             state.live = self.codec.decode(text, entity.place)
+            if not isinstance(state.live, kind):
+                reason = f"it holds a {type(state.live).__name__}, the context has a {kind.__name__}"
+                state.live = NOTHING
+                raise DecodeError(place=entity.place, reason=reason)
         except DecodeError as error:
             self._quarantine(entity, state, error)
+            # Memory begins with nothing, and there is nothing to compare with once the entry is repaired.
+            state.ours = state.theirs = None
         return state.live
 
     def _quarantine(self, entity: EntityId, state: State, error: DecodeError) -> None:

@@ -18,17 +18,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ptb_kvpersistence.codec import dumps, loads
-from ptb_kvpersistence.errors import DatabaseError, DecodeError
+from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.merge import merge
-from ptb_kvpersistence.model import ABSENT, Address, Commit, Delete, GetMany, Put, VersionCheck
-from ptb_kvpersistence.persistence.layout import RESCUED
+from ptb_kvpersistence.model import (
+    ABSENT,
+    RESERVED_PREFIX,
+    Address,
+    Commit,
+    Delete,
+    GetMany,
+    Put,
+    VersionCheck,
+    check_address,
+    check_name,
+)
+from ptb_kvpersistence.persistence.claims import claim
+from ptb_kvpersistence.persistence.layout import BOT_DATA, RESCUED, SECTIONS
 from ptb_kvpersistence.policies import Policies
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ptb_kvpersistence.codec import Codec
-    from ptb_kvpersistence.model import CommitReply, Requested
+    from ptb_kvpersistence.model import Requested
     from ptb_kvpersistence.persistence.replica import Replica
     from ptb_kvpersistence.store.aio import AsyncStore
 
@@ -162,12 +174,33 @@ def _read(path: Path) -> Orphan | None:
         if document["format"] != FORMAT:
             _logger.error("%s was written by a newer version; it is left for that one", path)
             return None
+        _check(document)
         return Orphan(path, document["id"], document["commit"], document["entries"])
     except FileNotFoundError:
         return None
-    except (OSError, DecodeError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         _logger.error("%s cannot be read and is left alone: %s", path, error)  # noqa: TRY400 - the reason is enough
         return None
+
+
+def _check(document: Any) -> None:
+    """Raise unless all that replay() relies on is there: a damaged file must not keep a bot from starting."""
+    if not isinstance(document["id"], str) or not isinstance(document["commit"], (str, type(None))):
+        raise TypeError("its id is no text")
+    check_name(document["id"])
+    for entry in document["entries"]:
+        check_address(entry["domain"], entry["key"])
+        if entry["domain"].partition(":")[0] + ":" != RESERVED_PREFIX or _path(entry)[0] not in SECTIONS:
+            raise ValueError("it has an entry of an unknown section")
+        for name in ("base_ours", "ours", "base_theirs", *(("sent_ours", "sent") if "sent" in entry else ())):
+            if entry[name] is not None:
+                loads(entry[name])
+
+
+def _path(entry: dict[str, Any]) -> tuple[str, ...]:
+    """Give an entry's place as merge policies name it."""
+    section = entry["domain"][len(RESERVED_PREFIX) :].partition(":")[0]
+    return (section,) if section == BOT_DATA.section else (section, entry["key"])
 
 
 def remove(orphan: Orphan) -> None:
@@ -186,11 +219,7 @@ def replay(orphan: Orphan, store: int, codec: Codec, policies: Policies) -> Gene
     """
     kept = policies.with_default("theirs")
     mark = Address(RESCUED, orphan.id)
-    was_sent = False
-    if orphan.commit is not None:
-        # An empty commit under the same id: it tells whether that id is taken, and takes it for good.
-        reply: CommitReply = yield Commit(store, (), (), orphan.commit)
-        was_sent = reply.applied_before
+    was_sent = orphan.commit is not None and (yield from claim(store, orphan.commit))
     addresses = [Address(entry["domain"], entry["key"]) for entry in orphan.entries]
     for _ in range(ATTEMPTS):
         marked, *records = yield GetMany(store, (mark, *addresses))
@@ -220,6 +249,5 @@ def _merged(
         base_ours, base_theirs = entry["sent_ours"], entry["sent"]
     texts = (base_ours, entry["ours"], base_theirs, theirs)
     trees = [ABSENT if text is None else loads(text) for text in texts]
-    place = (entry["domain"].split(":")[1], entry["key"])
-    result, _ = merge(*trees, place=place, policies=policies, values=codec)
+    result, _ = merge(*trees, place=_path(entry), policies=policies, values=codec)
     return None if result is ABSENT else dumps(result)

@@ -21,6 +21,7 @@ from ptb_kvpersistence.persistence.layout import (
     check_id,
 )
 from ptb_kvpersistence.persistence.namespaces import PREFIX, check_bot_name, list_namespaces
+from ptb_kvpersistence.persistence.sections import KNOWN_BOT
 from ptb_kvpersistence.persistence.telegram_codec import BotExtension, TelegramExtension
 from ptb_kvpersistence.store.database import DEFAULT_STORE
 from ptb_kvpersistence.store.operations import drive
@@ -42,7 +43,8 @@ PAGE: Final = 1000
 
 def persistence_codec(types: Iterable[type], bot: Callable[[], Bot | None] = lambda: None) -> Codec:
     """Make the codec that KVPersistence uses: Telegram objects and bots included."""
-    return Codec(types, (BotExtension(bot, _logger.warning), TelegramExtension(bot)))
+    classes = tuple(types)
+    return Codec(classes, (BotExtension(bot, _logger.warning), TelegramExtension(bot, classes)))
 
 
 def import_sections(
@@ -75,7 +77,7 @@ def import_sections(
         KVPersistenceError: The database cannot be used; nothing was written.
     """
     name = None if bot is None else check_bot_name(bot)
-    texts = _encode_all(sections, persistence_codec(types), progress)
+    texts = _encode_all(sections, persistence_codec(types, lambda: KNOWN_BOT), progress)
     backend = open_backend(location)
     try:
         return _write(backend, store, name, texts, overwrite=overwrite)

@@ -26,6 +26,7 @@ Which form an object gets is found out by trying ``de_json`` when it is stored, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -81,7 +82,9 @@ class TelegramExtension:
 
     def __init__(self, get_bot: Callable[[], Bot | None], types: Iterable[type] = ()) -> None:
         self._get_bot = get_bot
-        self._registry = Registry(cls for cls in types if issubclass(cls, TelegramObject))
+        self._registry = Registry(
+            cls for cls in types if issubclass(type(cls), type) and issubclass(cls, TelegramObject)
+        )
         self._fits: dict[Shape, bool] = {}
 
     def register(self, cls: type[TelegramObject]) -> None:
@@ -166,14 +169,11 @@ class TelegramExtension:
             raise Fault("the data of a Telegram object are an object with names")
         bot = self._get_bot()
         try:
-            try:
-                return rebuild(cls, fields, bot)
-            except (TypeError, KeyError):
-                return rebuild_older(cls, fields, bot)
-        except Fault:
-            raise
+            rebuilt = _rebuild(cls, fields, bot)
+            rebuilt.set_bot(bot)  # de_json of some classes forgets
         except Exception as error:  # PTB checks nothing, so anything may come of wrong data
             raise Fault(f"the data are not those of a {name} ({type(error).__name__})", error) from error
+        return rebuilt
 
     def _class_named(self, name: str) -> type[TelegramObject]:
         cls: Any = CLASSES.get(name)
@@ -226,6 +226,22 @@ class BotExtension:
         if payload == "foreign":
             return None
         raise Fault('a bot is written as "current" or "foreign"')
+
+
+def _rebuild(cls: type[TelegramObject], fields: dict[str, Any], bot: Bot | None) -> TelegramObject:
+    try:
+        return _rebuild_any(cls, fields, bot)
+    except Warning:  # the process turns warnings into errors; users' data are not lost over that
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _rebuild_any(cls, fields, bot)
+
+
+def _rebuild_any(cls: type[TelegramObject], fields: dict[str, Any], bot: Bot | None) -> TelegramObject:
+    try:
+        return rebuild(cls, fields, bot)
+    except (TypeError, KeyError):
+        return rebuild_older(cls, fields, bot)
 
 
 def _token_of(bot: object) -> str | None:

@@ -10,6 +10,7 @@ happens to objects that do not come back is decided in :mod:`ptb_kvpersistence.p
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import Enum
@@ -157,7 +158,7 @@ def write(value: TelegramObject, encode: Encode) -> Form:
 
 def _write_api_kwargs(api_kwargs: Any, tree: dict[str, Tree], shape: list[Shape], encode: Encode) -> None:
     for key, item in api_kwargs.items():
-        if type(key) is not str or not key.isascii() or key in tree:
+        if type(key) is not str or not key.isascii():
             raise UnfitError
         try:
             tree[key] = encode(item, "")
@@ -177,7 +178,7 @@ def _write_item(item: Any, key: str, encode: Encode) -> Form:
             return tree, item
         return tree, str if item else _NOTHING
     if kind is int:
-        return item if MIN_INT <= item <= MAX_INT else encode(item, ""), int if item else _ZERO
+        return item if MIN_INT <= item <= MAX_INT else encode(item, ""), int if item else (int, _ZERO)
     if kind in _FITTING:
         return write(item, encode)
     writer = _WRITERS.get(kind)
@@ -195,21 +196,21 @@ def _write_bool(item: bool, _key: str, _encode: Encode) -> Form:
 
 
 def _write_float(item: float, _key: str, encode: Encode) -> Form:
-    return encode(item, ""), float if item else _ZERO
+    return encode(item, ""), float if item else (float, _ZERO)
 
 
 def _write_datetime(item: datetime, _key: str, _encode: Encode) -> Form:
     if item.tzinfo is None or item.microsecond:
         raise UnfitError
     timestamp = int(item.timestamp())
-    return timestamp, datetime if timestamp else _ZERO
+    return timestamp, datetime if timestamp else (datetime, _ZERO)
 
 
 def _write_timedelta(item: timedelta, _key: str, _encode: Encode) -> Form:
     if item.microseconds:
         raise UnfitError
     seconds = int(item.total_seconds())
-    return seconds, timedelta if seconds else _ZERO
+    return seconds, timedelta if seconds else (timedelta, _ZERO)
 
 
 def _write_dict(item: dict[Any, Any], _key: str, encode: Encode) -> Form:
@@ -291,15 +292,24 @@ def _choosing_bases(cls: type) -> tuple[type[TelegramObject], ...]:
 def _try(base: type[TelegramObject], data: dict[str, Any], bot: Bot | None) -> TelegramObject | None:
     try:
         return base.de_json(dict(data), bot)
+    except Warning:
+        raise
     except Exception:  # noqa: BLE001 - a base class need not understand the data of a subclass
         return None
 
 
 def comes_back(value: TelegramObject) -> bool:
-    """Whether what :func:`write` gives for this object is enough to rebuild it, down to the last attribute."""
+    """Whether what :func:`write` gives for this object is enough to rebuild it, down to the last attribute.
+
+    Where PTB warns about the way, the answer is no: users could do nothing about a warning at every start.
+    """
     try:
         data, _ = write(value, lambda item, _step: item)
-        return is_same(value, rebuild(type(value), data, None))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return is_same(value, rebuild(type(value), data, None))
+    except RecursionError:
+        raise  # trying the same with each part would take long
     except Exception:  # noqa: BLE001 - whatever PTB raises, it did not come back
         return False
 

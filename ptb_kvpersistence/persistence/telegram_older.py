@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -23,12 +23,14 @@ from ptb_kvpersistence.persistence.telegram_private import API_KWARGS
 _WORDS: Final = re.compile(r"\w+")
 _MOMENT: Final = re.compile(r"\b(datetime|dtm)\.datetime\b")
 _MOST_MISSING: Final = 8
+_MOST_ATTEMPTS: Final = 1000
 
 
 class _Argument(NamedTuple):
     classes: tuple[type[TelegramObject], ...]
     is_moment: bool
     is_period: bool
+    is_list: bool
 
 
 def rebuild_older(cls: type[TelegramObject], data: dict[str, Any], bot: Bot | None) -> TelegramObject:
@@ -45,32 +47,41 @@ def rebuild_older(cls: type[TelegramObject], data: dict[str, Any], bot: Bot | No
     Raises:
         TypeError: Nothing helps. Whatever else PTB raises for the data comes through.
     """
-    bare: type = cls
-    known = _arguments_of(bare)
+    return _build(cls, data, bot, [_MOST_ATTEMPTS])
+
+
+def _build(cls: type, data: dict[str, Any], bot: Bot | None, left: list[int]) -> TelegramObject:
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError("the data are too entangled")
+    known = _arguments_of(cls)
     arguments: dict[str, Any] = {}
     api_kwargs: dict[str, Any] = {}
     for key, item in data.items():
         name = "from_user" if key == "from" else key
         if name in known:
-            arguments[name] = _convert(item, known[name], bot)
+            arguments[name] = _convert(item, known[name], bot, left)
         elif key not in ENTRY_POINTS:
             api_kwargs[key] = item
-    missing: dict[str, Any] = {}
-    while True:
-        try:
-            rebuilt = cls(**arguments, **missing, api_kwargs=api_kwargs)
-            break
-        except TypeError as error:
-            named = set(_WORDS.findall(str(error))) & known.keys() - arguments.keys() - missing.keys()
-            if not named or len(missing) > _MOST_MISSING:
-                raise
-            missing.update(dict.fromkeys(named, ()))  # anything but None
-    slots = shape_of(bare).slots
+    rebuilt, missing = _call(cls, known, {**arguments, API_KWARGS: api_kwargs})
+    slots = shape_of(cls).slots
     for name in missing:
-        if name in slots:
+        if name in slots and not known[name].is_list:  # empty lists are not written
             slots[name].__set__(rebuilt, None)
     rebuilt.set_bot(bot)
     return rebuilt
+
+
+def _call(cls: Any, known: Iterable[str], arguments: dict[str, Any]) -> tuple[TelegramObject, set[str]]:
+    missing: set[str] = set()
+    while True:
+        try:
+            return cls(**arguments, **dict.fromkeys(missing, ())), missing  # anything but None
+        except TypeError as error:
+            named = set(_WORDS.findall(str(error))).intersection(known).difference(arguments, missing)
+            if not named or len(missing) > _MOST_MISSING:
+                raise
+            missing |= named
 
 
 @lru_cache(maxsize=1024)
@@ -80,16 +91,17 @@ def _arguments_of(cls: type) -> dict[str, _Argument]:
         text = parameter.annotation if isinstance(parameter.annotation, str) else repr(parameter.annotation)
         named = (CLASSES.get(word) for word in _WORDS.findall(text))
         classes = tuple(found for found in named if found is not None and is_fitting(found))
-        arguments[name] = _Argument(classes, bool(_MOMENT.search(text)), "timedelta" in text or "TimePeriod" in text)
+        is_period = "timedelta" in text or "TimePeriod" in text
+        arguments[name] = _Argument(classes, bool(_MOMENT.search(text)), is_period, "Sequence" in text)
     arguments.pop(API_KWARGS, None)
     return arguments
 
 
-def _convert(item: Any, argument: _Argument, bot: Bot | None) -> Any:
+def _convert(item: Any, argument: _Argument, bot: Bot | None, left: list[int]) -> Any:
     if type(item) is list:
-        return tuple(_convert(element, argument, bot) for element in item)
+        return tuple(_convert(element, argument, bot, left) for element in item)
     if type(item) is dict and argument.classes:
-        return _build_one_of(argument.classes, item, bot)
+        return _build_one_of(argument.classes, item, bot, left)
     if type(item) is int and argument.is_moment:
         return datetime.fromtimestamp(item, timezone.utc)
     if type(item) in (int, float) and argument.is_period:
@@ -97,7 +109,9 @@ def _convert(item: Any, argument: _Argument, bot: Bot | None) -> Any:
     return item
 
 
-def _build_one_of(classes: tuple[type[TelegramObject], ...], data: dict[str, Any], bot: Bot | None) -> TelegramObject:
+def _build_one_of(
+    classes: tuple[type[TelegramObject], ...], data: dict[str, Any], bot: Bot | None, left: list[int]
+) -> TelegramObject:
     for cls in classes:
         try:
             rebuilt: Any = cls.de_json(dict(data), bot)
@@ -108,7 +122,7 @@ def _build_one_of(classes: tuple[type[TelegramObject], ...], data: dict[str, Any
     for cls in classes:
         for candidate in _most_special_first(cls):
             try:
-                rebuilt = rebuild_older(candidate, data, bot)
+                rebuilt = _build(candidate, data, bot, left)
             except (TypeError, KeyError):
                 continue
             if all(getattr(rebuilt, key, None) == data[key] for key in ENTRY_POINTS if type(data.get(key)) is str):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests.e2e.processes import environment
 
 @pytest.mark.slow
 def test_everything_comes_back():
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "ptb_kvpersistence.server.demo"],
         capture_output=True,
@@ -29,7 +27,6 @@ def test_everything_comes_back():
     assert '"$decimal"' in done.stdout
     assert "Everything came back" in done.stdout
     assert done.stderr == ""
-    assert time.monotonic() - start < 20
 
 
 def test_a_bot_that_saves_nothing_is_found_out(monkeypatch, capsys):

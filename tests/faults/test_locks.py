@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -61,6 +62,9 @@ path = sys.argv[1]
             stdout=subprocess.PIPE,
             text=True,
         )
+        # Who listens to a child that says nothing hears the end of it.
+        self._limit = threading.Timer(60, self._process.kill)
+        self._limit.start()
 
     def hear(self):
         return self._process.stdout.readline().strip()
@@ -80,6 +84,7 @@ path = sys.argv[1]
         assert self._process.wait(30) == 0
 
     def end(self):
+        self._limit.cancel()
         if self._process.poll() is None:
             if hasattr(signal, "SIGCONT"):
                 self.signal(signal.SIGCONT)

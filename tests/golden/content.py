@@ -1,4 +1,4 @@
-"""What the golden databases hold, as Python objects. Append for a new format; never change what a file was written from."""
+"""What the golden databases hold, as Python objects; what a file was written from is never changed."""
 
 from __future__ import annotations
 

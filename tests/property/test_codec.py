@@ -25,6 +25,9 @@ from ptb_kvpersistence.errors import DecodeError, EncodeError
 from tests import codec_models as models
 from tests.exact import is_exact
 
+# Hypothesis prints its strategies when it has to draw a key again; ours are large.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 CODEC = Codec(models.REGISTERED)
 ZONE_NAMES = ["Europe/Berlin", "America/New_York", "Asia/Kathmandu", "UTC", "Australia/Lord_Howe", "Etc/GMT+5"]
 
@@ -51,7 +54,7 @@ integers = st.one_of(
 plain_atoms = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.text(st.characters(codec="utf-8"), max_size=6)
 )
-atoms = st.one_of(
+hashable_atoms = st.one_of(
     st.none(),
     integers,
     st.floats(),
@@ -59,7 +62,7 @@ atoms = st.one_of(
     st.sampled_from(["$tuple", "$dict", "$", "$x"]),
     st.binary(max_size=6),
     st.complex_numbers(),
-    st.decimals(),
+    st.decimals().filter(lambda number: not number.is_snan()),  # that one has no hash
     st.uuids(),
     moments,
     st.dates(),
@@ -73,7 +76,7 @@ atoms = st.one_of(
     st.integers(0, 7).map(models.Rights),
     st.sampled_from([models.Mode(0), models.Mode.A | models.Mode.HIGH]),
 )
-hashable_atoms = atoms.filter(lambda atom: str(atom) != "sNaN" and not str(atom).lstrip("-").startswith("sNaN"))
+atoms = hashable_atoms | st.decimals()
 hashables = st.recursive(
     hashable_atoms,
     lambda inner: st.one_of(
@@ -305,6 +308,9 @@ trees = st.recursive(
 @settings(max_examples=400)
 def test_any_tree_gives_a_value_or_a_decode_error_and_runs_nothing(tree):
     models.RAN.clear()
+    for name in ("Nowhere", "No/Where"):
+        with contextlib.suppress(KeyError):
+            zoneinfo.ZoneInfo(name)  # imports what zoneinfo itself needs to look into tzdata
     before = orjson.dumps(tree)
     modules = set(sys.modules)
     try:

@@ -213,7 +213,7 @@ class Witness:
         return {place: (version, json.loads(text)) for place, (version, text) in self.texts().items()}
 
     def values(self, domain: str) -> dict[str, Any]:
-        return {key: value for (owner, key), (_, value) in self.rows().items() if owner == domain}
+        return {key: json.loads(text) for (owner, key), (_, text) in self.texts().items() if owner == domain}
 
     def versions(self) -> dict[tuple[str, str], int]:
         return {place: version for place, (version, _) in self.texts().items()}

@@ -89,7 +89,9 @@ async def test_nothing_stored_stays_nothing():
 async def test_ended_conversations_are_gone():
     persistence = DictPersistence()
     await persistence.update_conversation("order", (1, 2), 4)
+    await persistence.update_conversation("order", (1, 3), 5)
     await persistence.update_conversation("order", (1, 3), None)
+    assert persistence.conversations["order"] == {(1, 2): 4, (1, 3): None}
     assert parse_dict_json(**strings_of(persistence)).conversations == {"order": {(1, 2): 4}}
     written = format_dict_json(Sections(conversations={"order": {(1, 2): 4, (1, 3): None}}))
     assert await DictPersistence(**written).get_conversations("order") == {(1, 2): 4}

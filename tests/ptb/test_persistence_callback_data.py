@@ -92,7 +92,7 @@ async def test_the_message_under_a_pressed_button_has_its_objects_too(start_bot)
 
 async def test_the_order_of_the_cache_is_kept(start_bot):
     bot = await start_bot()
-    buttons = [(await offer(bot, number))[0] for number in range(6)]
+    buttons = [(await offer(bot, f"item {number}"))[0] for number in range(6)]
     for number in (2, 0, 4):
         await pressed(bot, buttons[number])
     before, queries = keyboards(bot), list(bot.app.bot.callback_data_cache.persistence_data[1].items())
@@ -108,15 +108,15 @@ async def test_the_order_of_the_cache_is_kept(start_bot):
 
 async def test_what_the_cache_evicts_is_evicted_from_the_store(start_bot, witness):
     bot = await start_bot(callback_data=3)
-    buttons = [(await offer(bot, number))[0] for number in range(3)]
+    buttons = [(await offer(bot, f"item {number}"))[0] for number in range(3)]
     await bot.save()
     assert len(stored(witness, "k:")) == 3
-    buttons.append((await offer(bot, 3))[0])
+    buttons.append((await offer(bot, "item 3"))[0])
     await bot.save()
     assert set(stored(witness, "k:")) == {button[:32] for button in buttons[1:]}
     bot = await restart(start_bot, bot, callback_data=3)
     assert isinstance(await pressed(bot, buttons[0]), InvalidCallbackData)
-    assert await pressed(bot, buttons[3]) == 3
+    assert await pressed(bot, buttons[3]) == "item 3"
 
 
 async def test_the_same_order_decides_what_is_evicted_after_a_restart(start_bot):
@@ -124,11 +124,11 @@ async def test_the_same_order_decides_what_is_evicted_after_a_restart(start_bot)
     remaining = []
     for is_restarted in (False, True):
         bot = await start_bot(callback_data=3, options={"bot": f"bot {is_restarted}"})
-        buttons = [(await offer(bot, number))[0] for number in range(3)]
+        buttons = [(await offer(bot, f"item {number}"))[0] for number in range(3)]
         if is_restarted:
             bot = await restart(start_bot, bot, callback_data=3, options={"bot": f"bot {is_restarted}"})
-        await offer(bot, 3)
-        await offer(bot, 4)
+        await offer(bot, "item 3")
+        await offer(bot, "item 4")
         remaining.append([number for number in range(3) if buttons[number][:32] in keyboards(bot)])
         await bot.stop()
     assert remaining[0] == remaining[1] == [2]
@@ -137,7 +137,7 @@ async def test_the_same_order_decides_what_is_evicted_after_a_restart(start_bot)
 async def test_a_smaller_cache_after_a_restart_drops_the_surplus(start_bot, witness):
     bot = await start_bot()
     for number in range(5):
-        await offer(bot, number)
+        await offer(bot, f"item {number}")
     bot = await restart(start_bot, bot, callback_data=2)
     assert len(keyboards(bot)) == 2
     await bot.stop()
@@ -149,7 +149,7 @@ async def test_a_smaller_cache_after_a_restart_drops_the_surplus(start_bot, witn
 
 async def test_only_the_difference_is_written(start_bot, witness):
     bot = await start_bot()
-    buttons = [(await offer(bot, number))[0] for number in range(50)]
+    buttons = [(await offer(bot, f"item {number}"))[0] for number in range(50)]
     await bot.save()
     before = witness.versions()
     assert len(stored(witness, "k:")) == 50
@@ -174,7 +174,7 @@ async def test_only_the_difference_is_written(start_bot, witness):
 async def test_a_restart_alone_writes_nothing(start_bot, witness):
     bot = await start_bot()
     for number in range(10):
-        data = (await offer(bot, number))[0]
+        data = (await offer(bot, f"item {number}"))[0]
         await pressed(bot, data)
     await bot.stop()
     head = witness.head()
@@ -187,7 +187,7 @@ async def test_a_restart_alone_writes_nothing(start_bot, witness):
 async def test_pressing_the_oldest_again_and_again_writes_little(start_bot, witness):
     """An order kept by position would rewrite every keyboard."""
     bot = await start_bot()
-    buttons = [(await offer(bot, number))[0] for number in range(20)]
+    buttons = [(await offer(bot, f"item {number}"))[0] for number in range(20)]
     await bot.save()
     for number in (0, 1, 2, 3):
         head = witness.head()
@@ -216,7 +216,7 @@ async def test_dropped_callback_data_is_dropped_from_the_store(start_bot, witnes
 async def test_a_cleared_cache_is_cleared_in_the_store(start_bot, witness):
     bot = await start_bot()
     for number in range(3):
-        await pressed(bot, (await offer(bot, number))[0])
+        await pressed(bot, (await offer(bot, f"item {number}"))[0])
     await bot.save()
     bot.app.bot.callback_data_cache.clear_callback_queries()
     await bot.save()

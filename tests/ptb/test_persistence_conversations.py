@@ -208,24 +208,25 @@ async def test_a_new_conversation_whose_first_handler_still_runs_is_not_stored(s
 
 
 async def test_a_conversation_that_timed_out_is_gone(start_bot, witness):
-    timed_out = asyncio.Event()
-
     async def on_timeout(update, context):
         context.user_data["timed out"] = True
-        timed_out.set()
 
     def timed():
-        handler = form(conversation_timeout=0.05)
+        handler = form(conversation_timeout=3600)
         handler.states[ConversationHandler.TIMEOUT] = [TypeHandler(Update, on_timeout)]
         return handler
 
-    bot = await start_bot(handlers=[timed()], job_queue=True)
+    handler = timed()
+    bot = await start_bot(handlers=[handler], job_queue=True)
     await bot.app.start()
     await bot.say("start")
     await bot.save()
     assert len(stored(witness)) == 1
-    await asyncio.wait_for(timed_out.wait(), 5)
-    await asyncio.sleep(0.01)
+    await handler.timeout_jobs[7, 42].run(bot.app)
+    for _ in range(1000):
+        if "timed out" in bot.app.user_data[42]:
+            break
+        await asyncio.sleep(0.01)
     await bot.stop()
     assert stored(witness) == {}
     bot = await start_bot(handlers=[timed()], job_queue=True)

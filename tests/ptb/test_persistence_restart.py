@@ -130,7 +130,7 @@ async def test_a_job_that_changes_data_is_saved(start_bot, witness):
     async with bot.app:
         await bot.app.start()
         bot.app.job_queue.run_once(job, 0, user_id=42, chat_id=7)
-        for _ in range(200):
+        for _ in range(1000):
             await asyncio.sleep(0.01)
             if bot.app.user_data[42]:
                 break

@@ -196,7 +196,9 @@ async def test_what_was_not_stored_is_none(tmp_path, bot):
 
 
 async def test_ended_conversations_are_gone(tmp_path, bot):
-    await written(tmp_path / "p", bot, conversations={"order": {(1, 2): 3, (1, 3): None}})
+    persistence = await written(tmp_path / "p", bot, conversations={"order": {(1, 2): 3, (1, 3): 4}})
+    await persistence.update_conversation("order", (1, 3), None)
+    assert pickle.loads((tmp_path / "p").read_bytes())["conversations"]["order"][(1, 3)] is None
     assert read_pickle(tmp_path / "p").conversations == {"order": {(1, 2): 3}}
 
 
@@ -406,8 +408,11 @@ async def test_every_truncation_is_reported(tmp_path, bot):
     whole = (tmp_path / "p").read_bytes()
     for length in [*range(60), *range(60, len(whole), 7)]:
         (tmp_path / "cut").write_bytes(whole[:length])
-        with pytest.raises(CorruptDatabaseError, match="cut"):
+        with pytest.raises(CorruptDatabaseError, match="a copy that is whole"):
             read_pickle(tmp_path / "cut")
+    (tmp_path / "cut").write_bytes(b"")
+    with pytest.raises(CorruptDatabaseError, match="no pickle, or one that was cut short"):
+        read_pickle(tmp_path / "cut")
 
 
 async def test_flipped_bytes_never_raise_anything_else(tmp_path, bot):
@@ -537,7 +542,8 @@ def test_nothing_that_acts_can_be_named(tmp_path, module, qualname):
 
 
 @pytest.mark.parametrize(
-    "qualname", ["read_pickle", "written", "subprocess.run", "pathlib.Path", "Cart.__init__", "no"]
+    "qualname",
+    ["read_pickle", "written", "Bot", "PicklePersistence", "subprocess.run", "pathlib.Path", "Cart.__init__", "no"],
 )
 def test_an_allowed_module_gives_its_own_classes_only(tmp_path, qualname):
     (tmp_path / "p").write_bytes(call(name(__name__, qualname), str(tmp_path / "harm")))
@@ -554,21 +560,22 @@ def test_an_allowed_module_gives_its_own_classes_only(tmp_path, qualname):
         (name("builtins", "getattr"), (name("telegram.constants", "ParseMode"), "__class__")),
         (name("builtins", "getattr"), (name("zoneinfo", "ZoneInfo"), "from_file")),
         (name("telegram.ext._picklepersistence", "_reconstruct_to"), (name("builtins", "dict"), {})),
+        (name("telegram.ext._picklepersistence", "_reconstruct_to"), (name("uuid", "UUID"), {"int": 5})),
         (name("telegram.ext._picklepersistence", "_reconstruct_to"), (5, {})),
         (name("msgspec._utils", "rebuild"), (name("builtins", "dict"), {})),
         (name("zoneinfo", "ZoneInfo"), ("../../etc/passwd",)),
         (name("pytz", "_p"), ("/etc/passwd",)),
         (name("decimal", "Decimal"), ("no number",)),
         (name("fractions", "Fraction"), ("1e999999999",)),
-        (name("builtins", "bytes"), (1 << 33,)),
-        (name("builtins", "bytearray"), (1 << 33,)),
-        (name("builtins", "list"), (range(1 << 33),)),
-        (name("builtins", "set"), (range(1 << 33),)),
-        (name("collections", "deque"), (range(1 << 33),)),
-        (name("collections", "Counter"), (range(1 << 33),)),
-        (name("builtins", "tuple") + pickle.dumps((range(1 << 33),), 4)[2:-1] + b"\x81", ()),
-        (name("builtins", "bytes") + pickle.dumps((1 << 33,), 4)[2:-1] + b"\x81", ()),
-        (b"\x96" + (1 << 33).to_bytes(8, "little"), ()),
+        (name("builtins", "bytes"), (1 << 45,)),
+        (name("builtins", "bytearray"), (1 << 45,)),
+        (name("builtins", "list"), (range(1 << 45),)),
+        (name("builtins", "set"), (range(1 << 45),)),
+        (name("collections", "deque"), (range(1 << 45),)),
+        (name("collections", "Counter"), (range(1 << 45),)),
+        (name("builtins", "tuple") + pickle.dumps((range(1 << 45),), 4)[2:-1] + b"\x81", ()),
+        (name("builtins", "bytes") + pickle.dumps((1 << 45,), 4)[2:-1] + b"\x81", ()),
+        (b"\x96" + (1 << 45).to_bytes(8, "little"), ()),
         (b"r\x00\x00\x00\x80", ()),
         (name("fractions", "Fraction") + b"N}\x8c\x03newK\x01s\x86b", ()),
         (name("telegram._user", "User") + b"N}\x8c\x03newK\x01s\x86b", ()),
@@ -581,8 +588,9 @@ def test_an_allowed_module_gives_its_own_classes_only(tmp_path, qualname):
 )
 def test_what_may_be_named_does_one_thing_only(tmp_path, function, args):
     (tmp_path / "p").write_bytes(call(function, *args))
-    with pytest.raises(CorruptDatabaseError):
+    with pytest.raises(CorruptDatabaseError) as caught:
         read_pickle(tmp_path / "p")
+    assert not isinstance(caught.value.__cause__, MemoryError), "refused before it is tried"
     assert not hasattr(User, "new")
     assert not hasattr(Fraction, "new")
 

@@ -42,6 +42,7 @@ WRITTEN = [
     (0, "0"),
     (-(2**63), "-9223372036854775808"),
     (2**64 - 1, "18446744073709551615"),
+    ((-(2**63), 2**64 - 1), '{"$tuple":[-9223372036854775808,18446744073709551615]}'),
     (2**64, '{"$int":"18446744073709551616"}'),
     (-(2**63) - 1, '{"$int":"-9223372036854775809"}'),
     (1.0, "1.0"),
@@ -184,6 +185,7 @@ def test_a_path_of_the_other_system_is_read_as_a_pure_one(codec):
 def test_huge_ints_come_back(codec, bits, sign):
     value = sign * (2**bits + 1)
     assert codec.decode(codec.encode(value)) == value
+    assert encode_int(value).lstrip("-").startswith("0x") == (bits >= 13000)
 
 
 def test_an_int_beyond_the_process_limit_of_digits_is_written_in_hexadecimal():
@@ -543,6 +545,36 @@ def test_a_value_changed_by_another_thread_gives_a_whole_value_or_an_encode_erro
         is_done.set()
         thread.join()
         sys.setswitchinterval(before)
+
+
+class ChangingExtension:
+    """Changes the dict that is just being encoded, as another thread might, so many times."""
+
+    tag = "$changing"
+
+    def __init__(self, target, times):
+        self.target = target
+        self.times = times
+
+    def claims(self, cls):
+        return cls is Unregistered
+
+    def encode(self, value, encode):
+        if self.times:
+            self.times -= 1
+            self.target[f"new{self.times}"] = 1
+
+    def decode(self, payload, decode):
+        return None
+
+
+def test_a_dict_that_changes_its_size_is_read_once_more():
+    target = {"a": Unregistered(), "b": 1}
+    codec = Codec([], [ChangingExtension(target, 2)])
+    assert codec.encode(target) == b'{"a":{"$changing":null},"b":1,"new1":1,"new0":1}'
+    codec = Codec([], [ChangingExtension(target, 1000)])
+    with pytest.raises(EncodeError, match="another thread keeps changing it"):
+        codec.encode(target)
 
 
 # --- extensions ---

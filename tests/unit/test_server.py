@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from urllib.request import urlopen
 
 import aiohttp
 import pytest
@@ -90,10 +91,9 @@ class TestTokens:
         assert await raw(server, "/botnonsense/getMe") == not_found
         assert await raw(server, f"/bot{TOKEN}/getNothing") == not_found
         assert await raw(server, "/") == not_found
-        stranger = make_bot(server, "4711:wrong")
-        with pytest.raises(InvalidToken):
-            await stranger.initialize()
-        await stranger.shutdown()
+        async with HTTPXRequest() as request:
+            with pytest.raises(InvalidToken):
+                await Bot("4711:wrong", base_url=server.base_url, request=request).get_me()
 
     async def test_ptb_recognises_an_unknown_method(self, bot):
         with pytest.raises(EndPointNotFound):
@@ -141,9 +141,9 @@ class TestParameters:
         elif way == "json":
             status, answer = await raw(server, path, json={**values, "chat_id": alice.id, "reply_markup": None})
         else:
-            form = aiohttp.FormData(default_to_multipart=True)
+            form = aiohttp.FormData()
             for name, value in values.items():
-                form.add_field(name, value)
+                form.add_field(name, value, content_type="text/plain")  # which makes it multipart
             status, answer = await raw(server, path, data=form)
         assert (status, answer["ok"]) == (200, True)
         assert answer["result"]["text"] == "täg ✓"
@@ -599,12 +599,15 @@ class TestChats:
 
 
 class TestFaults:
-    async def test_flood_control(self, server, bot, alice, monkeypatch):
+    async def test_flood_control(self, server, account, bot, alice, monkeypatch):
         monkeypatch.setenv("PTB_TIMEDELTA", "1")  # newer PTB warns without it
         alice.send("/start")
         server.fail_next("sendMessage", retry_after=7)
         with pytest.raises(RetryAfter, match=r"Retry in (0:00:0)?7"):
             await bot.send_message(alice.id, "too fast")
+        server.fail_next("getMe", retry_after=7)
+        async with aiohttp.ClientSession() as session, session.get(f"{server.base_url}{TOKEN}/getMe") as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "7")
         await bot.send_message(alice.id, "again")
         assert [seen.text for seen in alice.history()] == ["again"]
 
@@ -685,12 +688,8 @@ class TestBlocking:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             url = process.stdout.readline().strip()
-
-            async def ask():
-                async with aiohttp.ClientSession() as session, session.get(f"{url}/bot{TOKEN}/getMe") as response:
-                    return json.loads(await response.text())
-
-            assert asyncio.run(ask())["result"]["id"] == 4711
+            with urlopen(f"{url}/bot{TOKEN}/getMe", timeout=20) as response:
+                assert json.load(response)["result"]["id"] == 4711
         finally:
             process.kill()
             process.communicate()

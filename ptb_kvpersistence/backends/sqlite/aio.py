@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _logger = logging.getLogger(__name__)
+STOP_TIMEOUT: Final = 10.0
+"""Seconds to wait for a worker that is in the middle of a call."""
 _WRITES: Final = frozenset({Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})
 _Kind = Literal["reads", "writes", "leases"]
 
@@ -311,19 +313,16 @@ class _Lane:
         self._close_raw(connection)
 
     def _close_raw(self, connection: aiosqlite.Connection) -> None:
-        # A worker whose loop was closed in the middle of a call has died; nobody else closes its file.
-        self._abandoned.append(connection)
-        for _ in range(100):
-            if _is_closed(self._raw):
-                self._abandoned.remove(connection)
-                return
-            threading.Event().wait(0.002)
-        with contextlib.suppress(sqlite3.Error):
-            cast("engine.EngineConnection", self._raw).close()
-
-
-async def _opened(connection: aiosqlite.Connection) -> aiosqlite.Connection:
-    return await connection
+        # A worker whose loop was closed in the middle of a call dies of the answer; nobody else closes its file. As
+        # long as it lives, its connection is its own: to close that during a call may crash the process.
+        worker = connection._thread  # noqa: SLF001 - no public way
+        if worker.is_alive():
+            worker.join(STOP_TIMEOUT)
+        if not _is_closed(self._raw):
+            self._abandoned.append(connection)
+            if not worker.is_alive():
+                with contextlib.suppress(sqlite3.Error):
+                    cast("engine.EngineConnection", self._raw).close()
 
 
 def _is_closed(raw: engine.EngineConnection | Leases | None) -> bool:

@@ -179,6 +179,7 @@ class Engine:
         }
         self._queue = WriterQueue(path)
         self._swept_at = time.monotonic()
+        self._in_session = False
 
     def _begin_exclusive(self, request: BeginExclusive) -> bool:
         deadline = time.monotonic() + request.timeout
@@ -208,12 +209,17 @@ class Engine:
             if not isinstance(translate(error, self._path), BusyError):
                 raise
             return False
+        self._in_session = True
         return True
 
     def _end_exclusive(self, request: EndExclusive) -> None:
         commit, committed = request.commit, False
+        self._in_session = False
         try:
-            if commit is not None and self._connection.in_transaction:
+            if commit is not None:
+                if not self._connection.in_transaction:
+                    message = f"{self._path}: SQLite ended the transaction after a failure; nothing of it was written"
+                    raise DatabaseError(message)
                 self._checkpointer.before_commit(len(commit.mutations))
                 with self._fenced(commit):
                     if self._apply(commit).is_committed:
@@ -245,6 +251,9 @@ class Engine:
             DatabaseError: What SQLite said; nothing was written.
         """
         with translated(self._path):
+            # A rollback that failed, on a disk that does, must not keep the connection from ever working again.
+            if not self._in_session:
+                self._end("ROLLBACK")
             return self._handlers[type(request)](request)
 
     def close(self) -> None:
@@ -445,7 +454,8 @@ class Engine:
         for start in range(0, len(versions), 500):
             part = versions[start : start + 500]
             marks = ", ".join("?" * len(part))
-            statement = f"SELECT domain, key, version FROM entries NOT INDEXED WHERE version IN ({marks}) AND store = ? AND {_ALIVE}"
+            where = f"version IN ({marks}) AND store = ? AND {_ALIVE}"
+            statement = f"SELECT domain, key, version FROM entries NOT INDEXED WHERE {where}"
             found.update(self._connection.execute(statement, (*part, store, now)))
         return found.issuperset(checks)
 

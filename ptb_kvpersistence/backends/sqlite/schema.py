@@ -65,6 +65,9 @@ _STATEMENTS: Final = (
 )
 
 
+_warned: set[str] = set()
+
+
 def prepare(connection: sqlite3.Connection, path: str, *, create: bool = True) -> bool:
     """Check the file, create the tables where there are none, and set the connection up.
 
@@ -110,7 +113,9 @@ def _set_wal(connection: sqlite3.Connection, path: str) -> bool:
     except sqlite3.OperationalError as error:
         if "readonly" not in str(error):
             raise
-    if mode != "wal":
+        return False  # whoever writes will hear of it
+    if mode != "wal" and path not in _warned:
+        _warned.add(path)
         _logger.warning("%s: no write-ahead log on this file system (journal mode %s); slower, but works", path, mode)
     return bool(mode == "wal")
 

@@ -1,0 +1,234 @@
+"""Checkpoints by hand, for SQLite libraries with the WAL-reset bug, and left alone for those without."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ptb_kvpersistence.backends.sqlite import checkpoint
+from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer, has_wal_reset_bug
+from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
+from ptb_kvpersistence.model import Commit, OpenStore, Put
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "bot.db")
+
+
+@pytest.fixture
+def buggy(monkeypatch):
+    monkeypatch.setattr(checkpoint, "has_wal_reset_bug", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ((3, 31, 0), True),
+        ((3, 40, 1), True),
+        ((3, 44, 5), True),
+        ((3, 44, 6), False),
+        ((3, 44, 99), False),
+        ((3, 45, 0), True),
+        ((3, 50, 6), True),
+        ((3, 50, 7), False),
+        ((3, 51, 0), True),
+        ((3, 51, 2), True),
+        ((3, 51, 3), False),
+        ((3, 52, 0), False),
+        ((4, 0, 0), False),
+    ],
+)
+def test_which_libraries_have_the_bug(version, expected):
+    """As https://www.sqlite.org/wal.html#walresetbug lists them."""
+    assert has_wal_reset_bug(version) is expected
+
+
+def write(backend, store, count, size=2000):
+    for start in range(0, count, 50):
+        puts = tuple(Put("d", f"{start + number}", b'"' + b"x" * size + b'"') for number in range(50))
+        backend.perform(Commit(store, puts, (), None, False))
+
+
+def size_of_log(path):
+    return Path(path + "-wal").stat().st_size
+
+
+def test_the_log_does_not_grow_without_end(path, buggy):
+    with closing(SQLiteBackend(path)) as backend:
+        store = backend.perform(OpenStore("shop", "create")).id
+        write(backend, store, 3000)
+        once = size_of_log(path)
+        for _ in range(6):
+            write(backend, store, 3000)
+        assert size_of_log(path) < 2 * once
+
+
+def test_the_log_does_not_grow_with_many_writers(path, buggy):
+    """In turns: while several write at the very same time, no SQLite can begin its log anew."""
+    with contextlib.ExitStack() as stack:
+        backends = [stack.enter_context(closing(SQLiteBackend(path))) for _ in range(4)]
+        store = backends[0].perform(OpenStore("shop", "create")).id
+        for _ in range(30):
+            for backend in backends:
+                write(backend, store, 200, size=500)
+        assert size_of_log(path) < 24_000 * 500 / 2
+
+
+def pragma(path, name):
+    with closing(SQLiteBackend(path)) as backend:
+        backend.perform(OpenStore("shop", "ensure"))
+        return backend._connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def test_with_the_bug_sqlite_makes_no_checkpoints_of_its_own(path, buggy):
+    assert pragma(path, "wal_autocheckpoint") == 0
+
+
+def test_without_the_bug_sqlite_does_it_all(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "has_wal_reset_bug", lambda: False)
+    assert pragma(path, "wal_autocheckpoint") == 1000
+    with closing(SQLiteBackend(path)) as backend:
+        write(backend, backend.perform(OpenStore("shop", "ensure")).id, 3000)
+    assert not Path(path + "-checkpoint").exists()
+
+
+class Recorder:
+    """Stands in for a connection and notes what is run, and who could have the lock file then."""
+
+    def __init__(self, path):
+        self.path = path
+        self.seen = []
+
+    def execute(self, statement):
+        other = checkpoint._try_lock(f"{self.path}-checkpoint")
+        self.seen.append((statement, other is None))
+        if other is not None:
+            checkpoint.os.close(other)
+        return self
+
+    def fetchone(self):
+        return 0, 7, 7
+
+
+def test_a_checkpoint_is_made_after_an_own_commit_and_under_the_lock(path, buggy, monkeypatch):
+    recorder = Recorder(path)
+    checkpointer = Checkpointer(recorder, path)
+    recorder.seen.clear()
+    checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY - 1)
+    checkpointer.after_commit(committed=True)
+    assert recorder.seen == []
+    checkpointer.before_commit(1)
+    checkpointer.after_commit(committed=False)
+    assert recorder.seen == [], "nothing of ours is in the log"
+    checkpointer.before_commit(1)
+    checkpointer.after_commit(committed=True)
+    assert recorder.seen == [("PRAGMA wal_checkpoint(PASSIVE)", True)]
+    checkpointer.before_commit(1)
+    checkpointer.after_commit(committed=True)
+    assert len(recorder.seen) == 1, "it starts counting anew"
+
+
+def test_a_checkpoint_that_fails_gives_the_lock_back_and_the_commit_stands(path, buggy):
+    class Failing(Recorder):
+        def execute(self, statement):
+            if "checkpoint(" in statement:
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(statement)
+
+    checkpointer = Checkpointer(Failing(path), path)
+    checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY)
+    checkpointer.after_commit(committed=True)
+    handle = checkpoint._try_lock(f"{path}-checkpoint")
+    assert handle is not None
+    checkpoint.os.close(handle)
+
+
+LOCKER = """
+import sys
+from ptb_kvpersistence.backends.sqlite import checkpoint
+handle = checkpoint._try_lock(sys.argv[1])
+print("none" if handle is None else "held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def locker(path):
+    return subprocess.Popen(
+        [sys.executable, "-c", LOCKER, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(checkpoint.__file__).parents[3],
+    )
+
+
+def end(process):
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_only_one_process_has_the_lock_and_its_death_gives_it_back(path):
+    lock = f"{path}-checkpoint"
+    first, second = locker(lock), None
+    try:
+        assert first.stdout.readline() == "held\n"
+        second = locker(lock)
+        assert second.stdout.readline() == "none\n"
+        assert checkpoint._try_lock(lock) is None
+        first.kill()
+        first.wait()
+        handle = checkpoint._try_lock(lock)
+        assert handle is not None
+        checkpoint.os.close(handle)
+    finally:
+        for process in filter(None, (first, second)):
+            end(process)
+
+
+def test_while_another_process_checkpoints_commits_go_on(path, buggy):
+    with closing(SQLiteBackend(path)) as backend:
+        store = backend.perform(OpenStore("shop", "create")).id
+        other = locker(f"{path}-checkpoint")
+        try:
+            assert other.stdout.readline() == "held\n"
+            write(backend, store, 3000, size=100)
+            grown = size_of_log(path)
+        finally:
+            end(other)
+        write(backend, store, 3000, size=100)
+        assert size_of_log(path) <= grown * 1.5
+
+
+def test_a_folder_in_which_no_lock_can_be_made(tmp_path):
+    assert checkpoint._try_lock(str(tmp_path / "no" / "lock")) is None
+
+
+def test_on_windows_the_lock_is_one_of_msvcrt(tmp_path, monkeypatch):
+    calls = []
+
+    class Msvcrt:
+        LK_NBLCK = 2
+
+        @staticmethod
+        def locking(handle, mode, size):
+            calls.append((mode, size))
+            if len(calls) > 1:
+                raise OSError("on purpose")
+
+    monkeypatch.setattr(checkpoint, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(checkpoint, "msvcrt", Msvcrt, raising=False)
+    handle = checkpoint._try_lock(str(tmp_path / "lock"))
+    assert handle is not None
+    checkpoint.os.close(handle)
+    assert checkpoint._try_lock(str(tmp_path / "lock")) is None
+    assert calls == [(2, 1), (2, 1)]
