@@ -1,0 +1,257 @@
+"""Wrong keys, values and arguments: refused at once, and nothing is changed; on both backends and both faces."""
+
+# What is opened by ``async with`` is a block; where in it the error comes is part of what is tested.
+# ruff: noqa: PT012
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from ptb_kvpersistence.errors import (
+    ConfigurationError,
+    EncodeError,
+    InvalidKeyError,
+    StoreClosedError,
+    StoreExistsError,
+    StoreNotFoundError,
+)
+from tests.store.faces import Sync, collect
+
+KEYS = [None, 1, 1.5, b"k", ("k",), object, "", "\0", "a\0b", "\ud800", "k" * 1025, "é" * 513]
+NAMES = [None, 1, b"k", "\0", "\ud800", "k" * 1025]
+KEPT = {"k": [1], "n": 1}
+
+
+@pytest.fixture(autouse=True)
+def nothing_changes(rival):
+    """After each test all is as it was, versions included."""
+    rival.set_many(KEPT)
+    versions = [rival.entry(key).version for key in KEPT]
+    yield
+    assert dict(rival) == KEPT
+    assert [rival.entry(key).version for key in KEPT] == versions
+
+
+@pytest.fixture(params=["plain", "inside"])
+async def place(request, store):
+    """The store itself, and the store inside of a transaction that changes nothing."""
+    if request.param == "plain":
+        yield store
+        return
+    async with store.transaction() as view:
+        yield view
+
+
+def short(value):
+    return repr(value)[:40]
+
+
+BY_KEY = [
+    ("get", ()),
+    ("entry", ()),
+    ("contains", ()),
+    ("set", (1,)),
+    ("add", (1,)),
+    ("replace", (1,)),
+    ("delete", ()),
+    ("discard", ()),
+    ("increment", ()),
+    ("append", (1,)),
+    ("pop", (1,)),
+    ("setdefault", (1,)),
+    ("touch", ()),
+]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=short)
+async def test_wrong_keys(place, key):
+    for name, arguments in BY_KEY:
+        with pytest.raises(InvalidKeyError, match="key"):
+            await getattr(place, name)(key, *arguments)
+    with pytest.raises(InvalidKeyError):
+        await place.get_many(["k", key])
+    with pytest.raises(InvalidKeyError):
+        await place.set_many({"new": 1, key: 1})
+    with pytest.raises(InvalidKeyError):
+        async with place.edit(key, []):
+            pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key is not object], ids=short)
+def test_wrong_keys_of_the_mapping(rival, key):
+    with pytest.raises(InvalidKeyError):
+        rival[key]
+    with pytest.raises(InvalidKeyError):
+        rival[key] = 1
+    with pytest.raises(InvalidKeyError):
+        del rival[key]
+    with pytest.raises(InvalidKeyError):
+        _ = key in rival
+    with pytest.raises(InvalidKeyError):
+        rival.set_many({"new": 1, key: 1})
+
+
+async def test_key_and_domain_together(store):
+    domain = store.domain("d" * 1000)
+    await domain.set("k" * 24, 1)
+    with pytest.raises(InvalidKeyError, match="together"):
+        await domain.set("k" * 25, 1)
+    assert await domain.count() == 1
+
+
+@pytest.mark.parametrize("name", NAMES, ids=short)
+async def test_wrong_domains(store, name):
+    with pytest.raises(InvalidKeyError, match="domain"):
+        store.domain(name)
+
+
+class Unknown:
+    pass
+
+
+def cyclic():
+    value = []
+    value.append(value)
+    return value
+
+
+VALUES = [object(), Unknown(), threading.Lock(), lambda: 1, cyclic(), {"deep": [{1, Unknown}]}, (iter(()),)]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+async def test_wrong_values(place, value):
+    for name in ("set", "add", "replace", "setdefault"):
+        with pytest.raises(EncodeError):
+            await getattr(place, name)("k" if name == "replace" else "new", value)
+    with pytest.raises(EncodeError):
+        await place.set("k", value)
+    with pytest.raises(EncodeError):
+        await place.append("k", 2, value)
+    with pytest.raises(EncodeError):
+        await place.set_many({"a": 1, "b": value})
+    with pytest.raises(EncodeError):
+        async with place.edit("k") as found:
+            found.append(value)
+    assert await place.get("k") == [1]
+    assert await place.count() == 2
+
+
+async def test_a_value_of_the_wrong_type(place):
+    with pytest.raises(TypeError, match="not a number"):
+        await place.increment("k")
+    with pytest.raises(TypeError, match="not a list"):
+        await place.append("n", 1)
+    for amount in ("1", None, True, [1], 1j):
+        with pytest.raises(TypeError, match="number"):
+            await place.increment("n", amount)
+
+
+async def test_true_is_no_number(rival, store):
+    rival.domain("d")["flag"] = True
+    with pytest.raises(TypeError, match="bool"):
+        await store.domain("d").increment("flag")
+    assert rival.domain("d")["flag"] is True
+
+
+DURATIONS = [0, -1, True, "10", float("nan"), float("inf"), timedelta(0), timedelta(-1), 10**12, [1]]
+
+
+@pytest.mark.parametrize("ttl", DURATIONS, ids=short)
+async def test_wrong_durations(place, ttl):
+    for name, arguments in (("set", ("k", 1)), ("add", ("new", 1)), ("set_many", ({"k": 1},)), ("touch", ("k",))):
+        with pytest.raises(ConfigurationError, match="ttl"):
+            await getattr(place, name)(*arguments, ttl=ttl)
+    with pytest.raises(ConfigurationError, match="keep"):
+        place.domain("d", keep=ttl)
+
+
+MOMENTS = [datetime(2030, 1, 1), 1_900_000_000, "2030-01-01", timedelta(1)]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=short)
+async def test_wrong_moments(place, moment):
+    for name, arguments in (("set", ("k", 1)), ("add", ("new", 1)), ("set_many", ({"k": 1},)), ("touch", ("k",))):
+        with pytest.raises(ConfigurationError, match="time zone"):
+            await getattr(place, name)(*arguments, expires_at=moment)
+
+
+async def test_either_ttl_or_expires_at(place):
+    with pytest.raises(ConfigurationError, match="not both"):
+        await place.set("k", 1, ttl=1, expires_at=datetime.now(timezone.utc))
+
+
+@pytest.mark.parametrize("version", [True, False, "1", 1.0, (1,)], ids=short)
+async def test_wrong_versions(place, version):
+    with pytest.raises(ConfigurationError, match="if_version"):
+        await place.set("k", 1, if_version=version)
+
+
+@pytest.mark.parametrize("option", ["prefix", "start", "stop"])
+@pytest.mark.parametrize("bound", [1, b"k", "\0", "\ud800"], ids=short)
+async def test_wrong_bounds(place, option, bound):
+    for name in ("keys", "values", "items"):
+        with pytest.raises(InvalidKeyError):
+            await collect(getattr(place, name)(**{option: bound}))
+    with pytest.raises(InvalidKeyError):
+        await place.count(**{option: bound})
+
+
+async def test_an_empty_range_is_no_error(place):
+    assert await collect(place.keys(start="z", stop="a")) == []
+    assert await place.count(start="k", stop="k") == 0
+    assert await collect(place.keys("k", start="l")) == []
+    await place.set_many({})
+    assert await place.get_many([]) == {}
+
+
+async def test_an_edit_that_fails_writes_nothing(place):
+    with pytest.raises(ZeroDivisionError):
+        async with place.edit("k") as value:
+            value.append(2)
+            raise ZeroDivisionError
+    with pytest.raises(KeyError):
+        async with place.edit("absent"):
+            pytest.fail("there is nothing to edit")
+    assert await place.get("k") == [1]
+
+
+async def test_what_is_given_is_the_callers_copy(place):
+    found = await place.get("k")
+    found.append(2)
+    assert await place.get("k") == [1]
+
+
+def test_names_of_stores(location):
+    from ptb_kvpersistence import connect
+
+    with connect(location) as database:
+        for name in [*NAMES, ""]:
+            with pytest.raises(InvalidKeyError, match="store name"):
+                database.create(name)
+        with pytest.raises(StoreExistsError, match="another name"):
+            database.create("shop")
+        with pytest.raises(StoreNotFoundError, match="names"):
+            database.store("absent")
+        assert database.names() == ["shop"]
+
+
+async def test_after_closing(store, location):
+    from ptb_kvpersistence import connect, connect_async
+
+    if isinstance(store, Sync):
+        with connect(location) as database:
+            closed = Sync(database.store("shop"))
+    else:
+        async with connect_async(location) as database:
+            closed = await database.store("shop")
+    with pytest.raises(StoreClosedError, match="closed"):
+        await closed.get("k")
+    with pytest.raises(StoreClosedError):
+        await closed.set("k", 2)
+    for lock in (False, True):
+        with pytest.raises(StoreClosedError):
+            async with closed.transaction(lock=lock):
+                await closed.set("k", 3)
