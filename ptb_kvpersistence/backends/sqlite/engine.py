@@ -20,7 +20,7 @@ from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, tran
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 from ptb_kvpersistence.backends.sqlite.stores import Stores
-from ptb_kvpersistence.errors import BusyError
+from ptb_kvpersistence.errors import BusyError, DatabaseError
 from ptb_kvpersistence.model import (
     Address,
     Change,
