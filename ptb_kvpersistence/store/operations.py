@@ -62,7 +62,7 @@ class Handle:
     name: str
     mode: Literal["open", "create", "ensure"]
     codec: Codec
-    backend: object
+    backend: object = None
     durable: bool = False
     info: StoreInfo | None = None
 

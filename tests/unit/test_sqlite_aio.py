@@ -97,7 +97,7 @@ async def test_close_is_for_good(backend, store):
 
 async def test_reading_goes_on_while_a_commit_takes_its_time(backend, store, path, monkeypatch):
     await backend.perform(ListStores())
-    lane = backend._lane(True)
+    lane = backend._lane("writes")
     entered, leave = threading.Event(), threading.Event()
 
     def slow(_request):
