@@ -28,9 +28,10 @@ from ptb_kvpersistence.persistence.layout import (
     check_id,
 )
 from ptb_kvpersistence.persistence.namespaces import check_bot_name
-from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Nothing
+from ptb_kvpersistence.persistence.replica import EMPTY
 from ptb_kvpersistence.persistence.sections import Sections
 from ptb_kvpersistence.persistence.sections_io import persistence_codec
+from ptb_kvpersistence.persistence.state import NOTHING, Nothing
 from ptb_kvpersistence.policies import Policies, Policy, Side
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.database import DEFAULT_STORE, make_async_store
