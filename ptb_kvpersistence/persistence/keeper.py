@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import BusyError, EncodeError, KVPersistenceError
 from ptb_kvpersistence.persistence import namespaces, rescue
+from ptb_kvpersistence.persistence import state as states
 from ptb_kvpersistence.persistence.layout import SHAREABLE, EntityId, Layout
-from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Replica, State
+from ptb_kvpersistence.persistence.replica import EMPTY, Replica
+from ptb_kvpersistence.persistence.state import NOTHING, State
 from ptb_kvpersistence.store.operations import drive, drive_async, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from ptb_kvpersistence.codec import Codec
     from ptb_kvpersistence.model import Requested
@@ -38,6 +40,10 @@ FLIGHT_TIMEOUT: Final = 0.25
 BUSY_TIMEOUT: Final = 0.5
 """Seconds that a commit waits for a database that stayed busy all through the last one: PTB asks three times while it
 stops, and the process has to end before somebody kills it."""
+MOST_TOUCHED: Final = 10_000
+"""Entities shown to handlers before the last flush that are looked at again when a program crashes."""
+PACK_PAUSE: Final = 0.01
+"""Seconds between two slices of packing."""
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
 
@@ -260,7 +266,7 @@ class Keeper:
             _logger.error("%s is not saved, the rest is: %s", entity.place, error)
 
     def capture_touched(self) -> None:
-        """Capture all live data that PTB showed us since the flush before the last one, without PTB's help."""
+        """Capture all live data that PTB showed us, without PTB's help."""
         for entity, state in self.touched():
             self._capture_live(entity, state)
 
@@ -320,8 +326,11 @@ class Keeper:
             self._touched = {**touched, **self._touched}
             self._watch_the_end()
             raise
-        self._touched_before = touched
-        if not self.is_running():
+        # While PTB runs, any handler may still be at work on what it was shown.
+        is_running = self.is_running()
+        keeps = is_running and len(self._touched_before) < MOST_TOUCHED
+        self._touched_before = {**self._touched_before, **touched} if keeps else touched
+        if not is_running:
             self._is_watched = False
             process.forget(self._token_of_end)
         if self._retry is not None:
@@ -342,6 +351,8 @@ class Keeper:
             if self._looking is None or self._looking.done():
                 assert self._loop is not None  # noqa: S101 - set by open
                 self._looking = self._loop.create_task(self._look(), name="ptb_kvpersistence:look")
+                # Who waits for it may be cancelled; nobody else asks for its error.
+                self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
             await asyncio.shield(self._looking)
         except (KVPersistenceError, OSError, RuntimeError) as error:  # no file handles left, no new threads
             self._looked_at = time.monotonic()
@@ -422,7 +433,17 @@ class Keeper:
                     found[id_] = value
                 if count % 2000 == 1999:
                     await asyncio.sleep(0)
+            if len(found) >= states.PACK_FROM:
+                self._pack(states.packing(list(replica.states[section].values())))
             return found
+
+    def _pack(self, packing: Iterator[None]) -> None:
+        """Pack on beside the bot's work, on this loop as long as it runs."""
+        try:
+            next(packing)
+        except StopIteration:
+            return
+        asyncio.get_running_loop().call_later(PACK_PAUSE, self._pack, packing)
 
     # --- the end of the process ---
 

@@ -28,9 +28,10 @@ from ptb_kvpersistence.persistence.layout import (
     check_id,
 )
 from ptb_kvpersistence.persistence.namespaces import check_bot_name
-from ptb_kvpersistence.persistence.replica import EMPTY, NOTHING, Nothing
+from ptb_kvpersistence.persistence.replica import EMPTY
 from ptb_kvpersistence.persistence.sections import Sections
 from ptb_kvpersistence.persistence.sections_io import persistence_codec
+from ptb_kvpersistence.persistence.state import NOTHING, Nothing
 from ptb_kvpersistence.policies import Policies, Policy, Side
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.database import DEFAULT_STORE, make_async_store
@@ -381,7 +382,23 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
 
     def _update(self, entity: EntityId, data: object) -> Coroutine[Any, Any, None]:
         error = self._capture(entity, data)
+        if not self._is_live(entity, data):
+            # A script hands over other objects than it was given; those must not win over these later.
+            self._keeper.forget_live(entity)
         return self._ticket(self._keeper.cycle(), error)
+
+    def _is_live(self, entity: EntityId, data: object) -> bool:
+        """Tell whether data is what PTB's own object holds, as it always is when PTB hands over a copy."""
+        state = self._keeper.replica.state(entity)
+        live = state.live
+        if live is NOTHING or live is data or isinstance(state.captured, Nothing):
+            return True
+        try:
+            if type(live) is dict and type(data) is dict and live == data:
+                return True
+            return self._keeper.replica.encode(entity, live) == state.captured
+        except Exception:  # noqa: BLE001 - what a user's class raises when it is compared says nothing
+            return True
 
     def _drop(self, entity: EntityId) -> Coroutine[Any, Any, None]:
         # PTB reports only the drop, also where a handler has put something into a new object since.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ptb_kvpersistence.codec import dumps, loads
@@ -26,6 +25,7 @@ from ptb_kvpersistence.merge import Conflict, Policies, merge
 from ptb_kvpersistence.model import ABSENT, Change, Changes, Commit, Delete, GetMany, Put, VersionCheck
 from ptb_kvpersistence.persistence.claims import claim
 from ptb_kvpersistence.persistence.layout import SECTIONS, EntityId, Layout, Section
+from ptb_kvpersistence.persistence.state import FOR_EVER, NOTHING, Nothing, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -42,53 +42,6 @@ ATTEMPTS: Final = 50
 EMPTY: Final = b"{}"
 NOTHING_WRITTEN: Final = (BusyError, ReadOnlyError, DatabaseFullError, StoreNotFoundError, StoreClosedError)
 """Failures of a commit that leave no doubt about its outcome."""
-
-
-class Nothing(Enum):
-    """The type of :data:`NOTHING`."""
-
-    NOTHING = "nothing"
-
-
-NOTHING: Final = Nothing.NOTHING
-"""No value is there, not even an absent one."""
-
-
-FOR_EVER: Final = (None, None)
-
-
-class State:
-    """What is known of one entity. Texts are JSON as the codec writes it; None means that there is no entry.
-
-    Attributes:
-        ours: What memory held when memory and store last met.
-        theirs: What the store held then; usually the same object as ``ours``.
-        version: Version of ``theirs``, of its deletion, or 0.
-        newer: A later change of the store that memory has not seen, if any.
-        life: ``ttl`` and ``expires_at`` that the entry has in the store, where somebody gave it a lifetime.
-        captured: What memory wants stored and the store does not have yet; NOTHING when they agree.
-        live: PTB's own object, where it was handed out or shown to us.
-        is_replaced: PTB put a new object in place of ``live`` since the last capture: the old one was dropped.
-        is_quarantined: The stored text cannot be decoded; it is neither shown nor overwritten.
-    """
-
-    __slots__ = ("captured", "is_quarantined", "is_replaced", "life", "live", "newer", "ours", "theirs", "version")
-
-    def __init__(self, ours: bytes | None = None, version: int = 0) -> None:
-        self.ours = ours
-        self.theirs = ours
-        self.version = version
-        self.newer: Change | None = None
-        self.life: tuple[int | None, int | None] = FOR_EVER
-        self.captured: bytes | Nothing | None = NOTHING
-        self.live: object = NOTHING
-        self.is_replaced = False
-        self.is_quarantined = False
-
-    @property
-    def known(self) -> bytes | None:
-        """The latest text of the store that is known."""
-        return self.theirs if self.newer is None else self.newer.value
 
 
 class _Planned(NamedTuple):

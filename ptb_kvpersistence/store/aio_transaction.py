@@ -32,7 +32,7 @@ class AsyncBufferedBackend:
         self._buffer = buffer
         self._perform = perform
 
-    async def perform(self, request: Requested[R], timeout: float | None = None) -> R:  # noqa: ARG002, ASYNC109 - the port's
+    async def perform(self, request: Requested[R], timeout: float | None = None) -> R:  # noqa: ARG002 - the port's
         """Answer from the transaction's writes, and from the store."""
         return await drive_async(self._buffer.perform(request), self._perform)
 

@@ -54,7 +54,7 @@ class Items(_Range, ItemsView[str, Any]):
         return self._pairs()
 
     def __contains__(self, item: object) -> bool:
-        if not (isinstance(item, tuple) and len(item) == 2 and self._covers(item[0])):  # noqa: PLR2004 - a pair
+        if not (isinstance(item, tuple) and len(item) == 2 and self._covers(item[0])):
             return False
         missing = object()
         found = self._store.get(item[0], missing)

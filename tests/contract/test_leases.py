@@ -300,8 +300,8 @@ def test_one_lock_object_serves_many_threads(shop):
 
 
 def test_it_is_renewed_while_it_is_held(shop, rival):
-    with shop.lock("report", ttl=0.3) as lease:
-        time.sleep(1)
+    with shop.lock("report", ttl=0.8) as lease:
+        time.sleep(1.8)
         assert lease.is_held
         shop["written"] = True
         assert isinstance(in_thread(rival.lock("report", timeout=0).__enter__), LockTimeoutError)
@@ -436,7 +436,7 @@ async def alose(lease):
 
 
 async def test_async_lock(ashop, arival):
-    async with ashop.lock("report", ttl=0.3) as lease:
+    async with ashop.lock("report", ttl=0.8) as lease:
         with pytest.raises(LockTimeoutError):
             await other_task(enter(arival.lock("report", timeout=0)))
         with pytest.raises(LockTimeoutError):
@@ -444,7 +444,7 @@ async def test_async_lock(ashop, arival):
         for store in (ashop, arival):
             with pytest.raises(ReentryError):
                 await enter(store.lock("report"))
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.6)
         assert lease.is_held  # renewed
         await ashop.set("written", True)
         async with ashop.transaction(lock=True):
@@ -511,10 +511,10 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(ashop, arival, delay):
 
 
 async def test_the_async_lock_survives_a_release_of_connections(ashop, arival):
-    async with ashop.lock("report", ttl=0.3) as lease:
-        for _ in range(5):
+    async with ashop.lock("report", ttl=0.8) as lease:
+        for _ in range(8):
             await ashop.backend.release()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
         assert lease.is_held
         await ashop.set("written", 1)
         with pytest.raises(LockTimeoutError):

@@ -62,6 +62,7 @@ def run_bot(path):
 if __name__ == "__main__":
     watch(sys.argv[1])
     asyncio.run(scripts(sys.argv[1]))
+    asyncio.set_event_loop(asyncio.new_event_loop())  # PTB 21.6 takes the one that is set
     run_bot(sys.argv[1])
     print("opened by other means:", OPENED)
     OPENED.clear()

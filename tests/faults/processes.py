@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,7 +41,17 @@ def start(module, name, *arguments, folder, **more):
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
+        start_new_session=True,  # a group of its own, so that its forks can be ended with it
     )
+
+
+def end(process):
+    """End a process and all its forks, at once."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.communicate()
 
 
 def run(module, name, *arguments, folder, **more):
@@ -49,10 +61,7 @@ def run(module, name, *arguments, folder, **more):
     try:
         output, _ = process.communicate(timeout=TIMEOUT)
     finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            pipe.close()
+        end(process)
     return Ended(process.returncode, output, time.monotonic() - began)
 
 

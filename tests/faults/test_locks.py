@@ -215,12 +215,12 @@ with store.lock("report", ttl=1) as lease:
 
 @holders
 def test_a_lease_is_renewed_while_another_store_is_locked(path, shop, holder):
-    with connect(path) as database, child(holder.format(ttl=0.6), path) as process:
+    with connect(path) as database, child(holder.format(ttl=1), path) as process:
         other = database.store("other", create=True)
         process.hear()
         with other.transaction(lock=True):
             other["a"] = 1
-            time.sleep(2)
+            time.sleep(2.5)
             drive(administration.attach(shop.handle, "bot"), shop.backend.perform)
             with shop.lock("another", timeout=0):
                 pass

@@ -234,8 +234,7 @@ def test_processes_that_start_at_the_same_time_apply_it_once(path):
         try:
             outputs.append(process.communicate(timeout=processes.TIMEOUT)[0])
         finally:
-            process.kill()
-            process.communicate()
+            processes.end(process)
     assert [process.returncode for process in started] == [0] * 4, outputs
     assert all(str({1: expected("ab")}) in output for output in outputs), outputs
     assert users(path) == {1: expected("ab")}

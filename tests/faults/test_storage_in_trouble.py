@@ -222,8 +222,7 @@ class Told:
         return self
 
     def __exit__(self, *_details):
-        self._process.kill()
-        self._process.communicate()
+        processes.end(self._process)
 
 
 def test_a_real_bot_on_a_locked_file_answers_and_leaves_a_rescue_file(path):
@@ -254,8 +253,7 @@ def test_a_lock_that_is_given_back_while_the_process_ends(path):
             holder.release()
             output, _ = script.communicate(timeout=processes.TIMEOUT)
         finally:
-            script.kill()
-            script.communicate()
+            processes.end(script)
     assert script.returncode == 0, output
     assert users(path) == {1: {"name": "new"}}
     assert rescue_files(path.parent) == []

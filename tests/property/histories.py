@@ -12,7 +12,7 @@ from ptb_kvpersistence.backends.memory import AsyncMemoryBackend, MemoryEngine
 from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.model import Address, Changes, Commit, GetMany, OpenStore, Put
-from ptb_kvpersistence.persistence import keeper, ptb
+from ptb_kvpersistence.persistence import keeper, ptb, state
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.operations import Handle
 from tests.property.history_bots import WITH_LOG, Bot, Script
@@ -40,6 +40,7 @@ class World:
         self.saved = 0
         self.backends = []
         self.keepers = []
+        self.packs = self.chance.random() < 0.3
         self.unhandled = []
         self.loop.set_exception_handler(lambda _loop, context: self.unhandled.append(context["message"]))
         self.applications = {}
@@ -75,6 +76,7 @@ class World:
         with (
             mock.patch.object(keeper, "time", SimpleNamespace(monotonic=self.loop.time)),
             mock.patch.object(ptb, "find_application", self.applications.get),
+            mock.patch.multiple(state, PACK_FROM=1 if self.packs else 10_000, SMALLEST=1, _give_back=lambda: None),
         ):
             try:
                 self.loop.run_until_complete(self.run())

@@ -100,7 +100,6 @@ class Bot(Writer):
         self.has_shared_chats = world.has_shared_chats
         self.on_flush = self.chance.random() < 0.1
         self.handlers = []
-        self.flushed_over = []
         self.updates = 0
         self.boot()
 
@@ -229,10 +228,7 @@ class Bot(Writer):
             elif action < 0.8:
                 self.spawn(self.cycle())
             elif action < 0.86:
-                # Of what is flushed twice while a handler runs, a crash may lose what the handler does after that.
-                if all(handler.done() for handler in self.flushed_over):
-                    self.flushed_over = [*self.handlers]
-                    self.spawn(self.flush())
+                self.spawn(self.flush())
             elif action < 0.9:
                 await asyncio.sleep(self.chance.choice((0.1, 3, 30)))
             elif action < 0.95 and self.world.can_cancel and self.handlers:

@@ -21,7 +21,9 @@ from ptb_kvpersistence.errors import ConflictError, KeyExistsError, KeyNotFoundE
 KEYS = st.sampled_from(["a", "ab", "abc", "b", "é", "\U0001f600", "z" * 200])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=2) | st.tuples(inner) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.tuples(inner) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 TTL = st.none() | st.integers(1, 20)
@@ -219,7 +221,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.open()
 
     @rule(
-        steps=st.lists(st.tuples(st.sampled_from(["set", "discard", "increment", "nested"]), KEYS, st.integers(0, 9)), max_size=5),
+        steps=st.lists(
+            st.tuples(st.sampled_from(["set", "discard", "increment", "nested"]), KEYS, st.integers(0, 9)), max_size=5
+        ),
         fails=st.booleans(),
         lock=st.booleans(),
     )

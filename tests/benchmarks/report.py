@@ -1,0 +1,66 @@
+"""The rows as a table (with rich, if it is there) and as a plot (with matplotlib)."""
+
+from __future__ import annotations
+
+HEADERS = ("figure", "ours", "peers", "ratio", "aim", "")
+
+
+def show(value, unit):
+    if unit != "s":
+        return f"{value:,.0f} {unit}"
+    for factor, name in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if value * factor >= 1 or factor == 1e6:
+            return f"{value * factor:.3g} {name}"
+    return ""
+
+
+def cells(row):
+    peers = "\n".join(
+        f"{name} {show(value, row.unit)}  ({row.ours / value:.2g} x)" for name, value in row.peers.items()
+    )
+    aim = "" if row.aim is None else f"{row.aim[1]:g} x {row.aim[0]}"
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    verdict = "" if row.aim is None or row.ratio <= row.aim[1] else "missed"
+    return row.name, show(row.ours, row.unit), peers, ratio, aim, "; ".join(filter(None, (verdict, row.note)))
+
+
+def print_table(rows):
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        for row in rows:
+            print(" | ".join(cell.replace("\n", ", ") for cell in cells(row)))
+        return
+    table = Table(*HEADERS, show_lines=True)
+    for row in rows:
+        table.add_row(*cells(row))
+    Console(width=140).print(table)
+
+
+def plot(rows, path):
+    """Draw ours against the peers, one panel per kind of figure, to a picture file."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    kinds = {}
+    for row in rows:
+        kinds.setdefault(row.name.split()[0].rstrip(","), []).append(row)
+    figure, axes = pyplot.subplots(1, len(kinds), figsize=(4.5 * len(kinds), 4.5), layout="constrained", squeeze=False)
+    for axis, (kind, some) in zip(axes[0], kinds.items(), strict=True):
+        names = ["ours", *dict.fromkeys(name for row in some for name in row.peers)]
+        width = 0.8 / len(names)
+        for index, name in enumerate(names):
+            values = [row.ours if name == "ours" else row.peers.get(name, 0) for row in some]
+            bars = axis.bar([place + index * width for place in range(len(some))], values, width, label=name)
+            labels = [show(value, row.unit) if value else "" for value, row in zip(values, some, strict=True)]
+            axis.bar_label(bars, labels, fontsize=7, rotation=90, padding=2)
+        axis.set_yscale("log")
+        axis.margins(y=0.25)
+        axis.set_xticks([place + 0.4 - width / 2 for place in range(len(some))])
+        axis.set_xticklabels([row.name.partition(" ")[2] for row in some], fontsize=7)
+        axis.set_title(f"{kind} ({some[0].unit})")
+        axis.legend(fontsize=7)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,21 @@
+"""What every test relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+if sys.version_info < (3, 12):
+
+    @pytest.fixture(autouse=True)
+    def _keep_the_loop():
+        """asyncio.run() takes the thread's loop away, and the one that pytest-asyncio keeps there is never closed."""
+        try:
+            loop = asyncio.get_event_loop_policy().get_event_loop()
+        except RuntimeError:
+            loop = None
+        yield
+        if loop is not None:
+            asyncio.set_event_loop(loop)
