@@ -13,7 +13,7 @@ if sys.version_info < (3, 12):
     def _keep_the_loop():
         """asyncio.run() takes the thread's loop away, and the one that pytest-asyncio keeps there is never closed."""
         try:
-            loop = asyncio.get_event_loop_policy().get_event_loop()
+            loop = asyncio.get_event_loop_policy().get_event_loop()  # type: ignore[deprecated]
         except RuntimeError:
             loop = None
         yield

@@ -393,7 +393,7 @@ class Replica:
             if not isinstance(state.live, kind):
                 reason = f"it holds a {type(state.live).__name__}, the context has a {kind.__name__}"
                 state.live = NOTHING
-                raise DecodeError(place=entity.place, reason=reason)
+                raise DecodeError(place=entity.place, reason=reason)  # noqa: TRY301 - handled like any other
         except DecodeError as error:
             self._quarantine(entity, state, error)
             # Memory begins with nothing, and there is nothing to compare with once the entry is repaired.
