@@ -92,7 +92,7 @@ class AsyncStore:
         perform = self._backend.perform if inside is None else inside.view.backend.perform
         return await drive_async(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)
 
-    def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> AsyncTransaction:
+    def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> AsyncTransaction[AsyncStore]:
         """Begin a transaction: ``async with store.transaction():``; code inside uses this store, or what is yielded.
 
         Args:

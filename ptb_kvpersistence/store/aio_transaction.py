@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.buffer import Buffer, conflict
+from ptb_kvpersistence.store.face import Face
 from ptb_kvpersistence.store.operations import drive_async, open_store
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, RUN_ATTEMPTS
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
     from ptb_kvpersistence.backends.base import AsyncSession
     from ptb_kvpersistence.model import Commit, R, Requested
-    from ptb_kvpersistence.store.aio import AsyncStore
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Face)
 
 
 class AsyncBufferedBackend:
@@ -37,7 +38,7 @@ class AsyncBufferedBackend:
         return await drive_async(self._buffer.perform(request), self._perform)
 
 
-class AsyncTransaction:
+class AsyncTransaction(Generic[S]):
     """All or nothing; an async context manager that gives the store as seen inside.
 
     Raises:
@@ -50,7 +51,7 @@ class AsyncTransaction:
         Inside, nothing is written. Once the end has begun, the commit is carried out.
     """
 
-    def __init__(self, store: AsyncStore, *, lock: bool, timeout: float) -> None:
+    def __init__(self, store: S, *, lock: bool, timeout: float) -> None:
         self._store = store
         self._lock = lock
         self._timeout = timeout
@@ -59,7 +60,7 @@ class AsyncTransaction:
         self._outer: ambient.Ambient | None = None
         self._number = -1
 
-    async def __aenter__(self) -> AsyncStore:
+    async def __aenter__(self) -> S:
         store = self._store
         self._outer = ambient.find(store.key, store.handle.info)
         if self._outer is not None:
@@ -73,14 +74,14 @@ class AsyncTransaction:
         self._view = store.bound_to(AsyncBufferedBackend(store.backend.name, self._buffer, perform))
         self._token = ambient.enter(store.key, self._buffer, self._view)
         self._number = ambient.watchman.opened(f"store {store.name!r} in {store.backend.name}")
-        return self._view
+        return self._view  # type: ignore[no-any-return]
 
-    def _enter_nested(self, outer: ambient.Ambient) -> AsyncStore:
+    def _enter_nested(self, outer: ambient.Ambient) -> S:
         if self._lock and not outer.buffer.is_exclusive:
             message = "a transaction cannot take the lock half-way; open the outer one with lock=True"
             raise ReentryError(message)
         self._savepoint = outer.buffer.savepoint()
-        return self._store.bound_to(outer.view.backend)
+        return self._store.bound_to(outer.view.backend)  # type: ignore[no-any-return]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -110,7 +111,7 @@ class AsyncTransaction:
             raise conflict()
 
 
-async def run(store: AsyncStore, function: Callable[[AsyncStore], Awaitable[T]]) -> T:
+async def run(store: S, function: Callable[[S], Awaitable[T]]) -> T:
     """Call a coroutine function inside a transaction until no conflict stops it."""
     for attempt in range(RUN_ATTEMPTS):
         try:

@@ -85,7 +85,7 @@ class Store(MutableMapping[str, Any]):
         perform = self._backend.perform if inside is None else inside.view.backend.perform
         return drive(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)
 
-    def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> Transaction:
+    def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> Transaction[Store]:
         """Begin a transaction: ``with store.transaction():``; code inside uses this store, or what is yielded.
 
         Args:

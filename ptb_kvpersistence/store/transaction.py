@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.buffer import Buffer, conflict
+from ptb_kvpersistence.store.face import Face
 from ptb_kvpersistence.store.operations import drive, open_store
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
     from ptb_kvpersistence.backends.base import Session
     from ptb_kvpersistence.model import R, Requested
-    from ptb_kvpersistence.store.sync import Store
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Face)
 LOCK_TIMEOUT: Final = 10.0
 """Seconds that an exclusive transaction waits for its turn by default."""
 RUN_ATTEMPTS: Final = 100
@@ -40,7 +41,7 @@ class BufferedBackend:
         return drive(self._buffer.perform(request), self._perform)  # type: ignore[no-any-return]
 
 
-class Transaction:
+class Transaction(Generic[S]):
     """All or nothing; a context manager that gives the store as seen inside.
 
     Raises:
@@ -50,7 +51,7 @@ class Transaction:
         ReentryError: At the beginning: the lock would wait for this very thread.
     """
 
-    def __init__(self, store: Store, *, lock: bool, timeout: float) -> None:
+    def __init__(self, store: S, *, lock: bool, timeout: float) -> None:
         self._store = store
         self._lock = lock
         self._timeout = timeout
@@ -60,7 +61,7 @@ class Transaction:
         self._number = -1
         self._pid = os.getpid()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> S:
         store = self._store
         self._outer = ambient.find(store.key, store.handle.info)
         if self._outer is not None:
@@ -74,14 +75,14 @@ class Transaction:
         self._view = store.bound_to(BufferedBackend(store.backend.name, self._buffer, perform))
         self._token = ambient.enter(store.key, self._buffer, self._view)
         self._number = ambient.watchman.opened(f"store {store.name!r} in {store.backend.name}")
-        return self._view
+        return self._view  # type: ignore[no-any-return]
 
-    def _enter_nested(self, outer: ambient.Ambient) -> Store:
+    def _enter_nested(self, outer: ambient.Ambient) -> S:
         if self._lock and not outer.buffer.is_exclusive:
             message = "a transaction cannot take the lock half-way; open the outer one with lock=True"
             raise ReentryError(message)
         self._savepoint = outer.buffer.savepoint()
-        return self._store.bound_to(outer.view.backend)
+        return self._store.bound_to(outer.view.backend)  # type: ignore[no-any-return]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -108,7 +109,7 @@ class Transaction:
             raise conflict()
 
 
-def run(store: Store, function: Callable[[Store], T]) -> T:
+def run(store: S, function: Callable[[S], T]) -> T:
     """Call a function inside a transaction until no conflict stops it."""
     for attempt in range(RUN_ATTEMPTS):
         try:

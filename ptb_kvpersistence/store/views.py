@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import KeyRange
-    from ptb_kvpersistence.store.sync import Store
+    from ptb_kvpersistence.store.face import Pageable
 
 
 class _Range:
     """A range of one store."""
 
-    def __init__(self, store: Store, keys: KeyRange, *, reverse: bool) -> None:
+    def __init__(self, store: Pageable, keys: KeyRange, *, reverse: bool) -> None:
         super().__init__(store)  # type: ignore[call-arg]
         self._store, self._keys, self._reverse = store, keys, reverse
 
