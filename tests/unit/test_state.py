@@ -57,7 +57,8 @@ def test_what_is_short_absent_or_of_two_minds_is_left():
 
 def test_what_does_not_shrink_is_left():
     noise = State(random.Random(1).randbytes(300))
-    for _ in packing([State(text(1)), noise]):
+    # The second of forty is not among those that the dictionary is made of.
+    for _ in packing([State(text(0)), noise, *(State(text(number)) for number in range(38))]):
         pass
     assert packed([noise]) == [False]
 
