@@ -38,8 +38,22 @@ async def store(backend):
     return (await backend.perform(OpenStore("shop", "create"))).id
 
 
+def _all_workers():
+    return {thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name}
+
+
+_strangers: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _know_strangers():
+    # What other tests have left is not counted here.
+    _strangers.clear()
+    _strangers.update(_all_workers())
+
+
 def workers():
-    return [thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name]
+    return list(_all_workers() - _strangers)
 
 
 def no_workers():

@@ -18,6 +18,11 @@ def packed(states):
     return [type(state._ours) is not bytes for state in states]
 
 
+@pytest.fixture(autouse=True)
+def _own_dictionaries(monkeypatch):
+    monkeypatch.setattr(module, "_dictionaries", [])
+
+
 @pytest.fixture
 def states():
     found = [State(text(number), number) for number in range(130)]
