@@ -57,10 +57,12 @@ def plot(rows, path):
             bars = axis.bar([place + index * width for place in range(len(some))], values, width, label=name)
             labels = [show(value, row.unit) if value else "" for value, row in zip(values, some, strict=True)]
             axis.bar_label(bars, labels, fontsize=7, rotation=90, padding=2)
-        axis.set_yscale("log")
+        if kind in ("interval", "refresh"):
+            axis.set_yscale("log")
         axis.margins(y=0.25)
         axis.set_xticks([place + 0.4 - width / 2 for place in range(len(some))])
-        axis.set_xticklabels([row.name.partition(" ")[2] for row in some], fontsize=7)
+        labels = [row.name.partition(" ")[2] + (f"\n{row.note}" if kind == "refresh" else "") for row in some]
+        axis.set_xticklabels(labels, fontsize=6, rotation=12)
         axis.set_title(f"{kind} ({some[0].unit})")
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=120)
