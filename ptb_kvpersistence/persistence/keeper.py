@@ -101,6 +101,7 @@ class Keeper:
         self.on_flush = on_flush
         self.bot_name: Callable[[], str | None] = lambda: None
         self.collect: Callable[[], None] = lambda: None
+        self.follow: Callable[[], None] = lambda: None
         self.is_running: Callable[[], bool] = lambda: False
         self.holds: Callable[[EntityId, object], bool] = lambda _entity, _live: True
         self.default: Callable[[str], bytes] = lambda _section: EMPTY
@@ -267,6 +268,7 @@ class Keeper:
 
     def capture_touched(self) -> None:
         """Capture all live data that PTB showed us, without PTB's help."""
+        self.follow()
         for entity, state in self.touched():
             self._capture_live(entity, state)
 

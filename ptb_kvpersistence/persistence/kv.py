@@ -166,6 +166,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         )
         self._keeper.bot_name = self._find_bot_name
         self._keeper.collect = self._collect
+        self._keeper.follow = self._follow
         self._keeper.is_running = self._is_running
         self._keeper.holds = self._holds
         self._keeper.default = self._default_text
@@ -572,6 +573,20 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
     def _default_text(self, section: str) -> bytes:
         kind = self._context_kind(section)
         return EMPTY if kind is dict else self._keeper.codec.encode(kind(), section)
+
+    def _follow(self) -> None:
+        """Find the new objects of what was dropped, which no refresh has shown yet."""
+        keeper = self._keeper
+        dropped = [
+            entity
+            for entity, state in keeper.touched()
+            if state.live is NOTHING and entity.section in ("user_data", "chat_data")
+        ]
+        application = self._find_application() if dropped else None
+        for entity in dropped:
+            live = None if application is None else getattr(application, entity.section).get(entity.id)
+            if live is not None:
+                keeper.replace_live(entity, live)
 
     # --- the emergency: PTB no longer calls ---
 
