@@ -193,6 +193,11 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return len(self._keeper.replica.dirty)
 
     @property
+    def discarded(self) -> int:
+        """How many values this bot's merges have discarded, since both sides had changed the same place."""
+        return self._keeper.replica.discarded
+
+    @property
     def last_saved_at(self) -> datetime | None:
         """When all that PTB had handed over was last in the store (UTC); None before the first time."""
         return self._keeper.last_saved_at
@@ -392,12 +397,13 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         """Tell whether data is what PTB's own object holds, as it always is when PTB hands over a copy."""
         state = self._keeper.replica.state(entity)
         live = state.live
-        if live is NOTHING or live is data or isinstance(state.captured, Nothing):
+        if live is NOTHING or live is data:
             return True
+        text = state.ours if isinstance(state.captured, Nothing) else state.captured
         try:
             if type(live) is dict and type(data) is dict and live == data:
                 return True
-            return self._keeper.replica.encode(entity, live) == state.captured
+            return self._keeper.replica.encode(entity, live) == text
         except Exception:  # noqa: BLE001 - what a user's class raises when it is compared says nothing
             return True
 

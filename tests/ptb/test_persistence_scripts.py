@@ -25,3 +25,14 @@ async def test_refresh_then_update_with_a_new_dict_then_flush(tmp_path):
     await kept.update_user_data(1, {"number": 2})
     await kept.flush()
     assert await KVPersistence(tmp_path / "bot.db", bot="1").get_user_data() == {1: {"number": 2}}
+
+
+async def test_what_is_handed_over_wins_also_when_it_is_what_is_stored(tmp_path):
+    kept = KVPersistence(tmp_path / "bot.db", bot="1")
+    await kept.update_user_data(1, {"number": 1})
+    live = {"number": 1}
+    await kept.refresh_user_data(1, live)
+    live["number"] = 9
+    await kept.update_user_data(1, {"number": 1})
+    await kept.flush()
+    assert await KVPersistence(tmp_path / "bot.db", bot="1").get_user_data() == {1: {"number": 1}}

@@ -220,7 +220,7 @@ async def test_a_conflict_is_counted_and_logged_by_place_never_by_content(start_
     (message,) = [r.getMessage() for r in caplog.records if "discarded" in r.getMessage()]
     assert message == "user_data[42]: both sides changed user_data.42.place; one value was discarded (value)"
     assert "secret" not in caplog.text
-    assert one.persistence._keeper.replica.discarded == 1
+    assert one.persistence.discarded == 1
 
 
 async def test_a_merge_without_conflict_logs_nothing(start_bot, caplog):
