@@ -74,11 +74,6 @@ class AsyncStore:
         return self._handle.info
 
     @property
-    def domain_name(self) -> str:
-        """Name of the domain; "" for the root."""
-        return self._scope.domain
-
-    @property
     def key(self) -> tuple[object, str]:
         """What tells whether two objects are the same store of the same database."""
         return self._handle.backend, self._handle.name
@@ -171,7 +166,8 @@ class AsyncStore:
         Args:
             key: The key.
             value: What the codec can store.
-            ttl: Seconds, or a timedelta, after which the entry expires; each later write and :meth:`touch` counts anew.
+            ttl: Seconds, or a timedelta, after which the entry expires. :meth:`touch` and what changes the value in
+                place (increment, append, replace, edit) count anew; a later ``set`` without it ends it.
             expires_at: When it expires, with a time zone.
             if_version: Only if the entry has this version (0: there is none).
 

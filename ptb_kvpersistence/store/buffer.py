@@ -217,18 +217,3 @@ def _pass_on(request: Requested[Any]) -> Generator[Requested[Any], Any, Any]:
 def conflict() -> ConflictError:
     """Build the error for a transaction whose reads no longer hold."""
     return ConflictError("the transaction read what somebody else has changed since; run it again, or with store.run()")
-
-
-def compose(operation: Generator[Requested[Any], Any, T], buffer: Buffer) -> Generator[Requested[Any], Any, T]:
-    """Run an operation inside a transaction: its requests are answered by the buffer."""
-    try:
-        request = next(operation)
-        while True:
-            try:
-                reply = yield from buffer.perform(request)
-            except Exception as error:  # noqa: BLE001 - the operation decides what to do about it
-                request = operation.throw(error)
-            else:
-                request = operation.send(reply)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]

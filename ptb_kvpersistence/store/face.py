@@ -18,10 +18,6 @@ class Face(Protocol):
         """Name of the store."""
 
     @property
-    def domain_name(self) -> str:
-        """Name of the domain."""
-
-    @property
     def key(self) -> tuple[object, str]:
         """What tells stores apart."""
 

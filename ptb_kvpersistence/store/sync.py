@@ -42,11 +42,6 @@ class Store(MutableMapping[str, Any]):
         return self._handle.name
 
     @property
-    def domain_name(self) -> str:
-        """Name of the domain; "" for the root."""
-        return self._scope.domain
-
-    @property
     def backend(self) -> Backend:
         """What performs the requests."""
         return self._backend
@@ -218,7 +213,8 @@ class Store(MutableMapping[str, Any]):
         Args:
             key: The key.
             value: What the codec can store.
-            ttl: Seconds, or a timedelta, after which the entry expires; each later write and :meth:`touch` counts anew.
+            ttl: Seconds, or a timedelta, after which the entry expires. :meth:`touch` and what changes the value in
+                place (increment, append, replace, edit) count anew; a later ``set`` without it ends it.
             expires_at: When it expires, with a time zone.
             if_version: Only if the entry has this version (0: there is none).
 
