@@ -171,7 +171,13 @@ class Keeper:
     async def _open_locked(self) -> None:
         token, now = self.store.backend.peek(), time.monotonic()
         orphans = rescue.find(self.store)
-        await self._perform(self._opening(orphans))
+        try:
+            await self._perform(self._opening(orphans))
+        except Exception:
+            # Who cannot open will not flush either; nothing else would end the threads before the process ends.
+            if self.owns_store:
+                await self.store.backend.release()
+            raise
         for orphan in orphans:
             rescue.remove(orphan)
         self._token, self._looked_at = token, now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup
@@ -190,9 +191,11 @@ async def test_a_script_must_say_which_bot_where_there_are_several(start_bot, pa
         bot = await start_bot(token)
         await bot.say("x", lambda _, context, token=token: context.user_data.update(token=token[:4]))
         await bot.stop()
+    before = set(threading.enumerate())  # the one that watches the end of the process among them
     with pytest.raises(ConfigurationError, match=r"several bots \(1001, 2002\); say which with bot=") as caught:
         await KVPersistence(path).get_user_data()
     assert isinstance(caught.value, KVPersistenceError)
+    assert set(threading.enumerate()) <= before
     script = KVPersistence(path, bot=2002)
     assert await script.get_user_data() == {42: {"token": "2002"}}
     await script.flush()
