@@ -69,12 +69,16 @@ class Backend(Protocol):
         """Perform one request, waiting up to ``timeout`` seconds for a busy database."""
         ...
 
-    def peek(self) -> object | None:
-        """Look cheaply: equal tokens mean that nothing was committed between; None: unknown."""
+    def peek(self, max_age: float = 0.0) -> object | None:
+        """Look cheaply: equal tokens mean that nothing was committed between; None: unknown.
+
+        Args:
+            max_age: Seconds by which the answer may be late, so that a server's notifications can give it.
+        """
         ...
 
-    def exclusive(self, timeout: float, *, durable: bool = True) -> Session:
-        """Begin an exclusive session, waiting up to ``timeout`` seconds.
+    def exclusive(self, store: int, timeout: float, *, durable: bool = True) -> Session:
+        """Begin an exclusive session on a store (or on more, where nothing less can be locked), waiting ``timeout`` s.
 
         Raises:
             LockTimeoutError: Others had the lock all the time.
@@ -102,8 +106,8 @@ class AsyncBackend(Protocol):
         """Perform one request, waiting up to ``timeout`` seconds for a busy database."""
         ...
 
-    async def exclusive(self, timeout: float, *, durable: bool = True) -> AsyncSession:
-        """Begin an exclusive session, waiting up to ``timeout`` seconds.
+    async def exclusive(self, store: int, timeout: float, *, durable: bool = True) -> AsyncSession:
+        """Begin an exclusive session on a store (or on more, where nothing less can be locked), waiting ``timeout`` s.
 
         Raises:
             LockTimeoutError: Others had the lock all the time.
@@ -111,8 +115,12 @@ class AsyncBackend(Protocol):
         """
         ...
 
-    def peek(self) -> object | None:
-        """Look without I/O that could block: equal tokens mean that nothing was committed between; None: unknown."""
+    def peek(self, max_age: float = 0.0) -> object | None:
+        """Look without I/O that could block: equal tokens mean that nothing was committed between; None: unknown.
+
+        Args:
+            max_age: Seconds by which the answer may be late, so that a server's notifications can give it.
+        """
         ...
 
     def blocking(self) -> Backend:

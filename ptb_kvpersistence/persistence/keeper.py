@@ -169,7 +169,7 @@ class Keeper:
                 await self._open_locked()
 
     async def _open_locked(self) -> None:
-        token, now = self.store.backend.peek(), time.monotonic()
+        token, now = self.store.backend.peek(self.max_staleness), time.monotonic()
         orphans = rescue.find(self.store)
         try:
             await self._perform(self._opening(orphans))
@@ -371,14 +371,16 @@ class Keeper:
         if now - self._looked_at <= self.max_staleness:
             return self._pid == os.getpid()
         token = self.store.backend.peek()
-        if token is None or token != self._token:
-            return False
-        self._looked_at = now
-        return True
+        if token is None:
+            # Notifications may be as late as a look may be old, so they make no look fresh for longer.
+            token = self.store.backend.peek(self.max_staleness)
+        else:
+            self._looked_at = now if token == self._token else self._looked_at
+        return token is not None and token == self._token
 
     async def _look(self) -> None:
         # The token is older than what is read, so nothing committed in between goes unseen.
-        token = self.store.backend.peek()
+        token = self.store.backend.peek(self.max_staleness)
         await self._perform(self.replica.look(), LOOK_TIMEOUT)
         self._token, self._looked_at = token, time.monotonic()
 

@@ -68,7 +68,7 @@ class AsyncTransaction(Generic[S]):
         store_id = await drive_async(open_store(store.handle), store.backend.perform)
         perform: Callable[[Any], Awaitable[Any]] = store.backend.perform
         if self._lock:
-            self._session = await store.backend.exclusive(self._timeout, durable=store.handle.durable)
+            self._session = await store.backend.exclusive(store_id, self._timeout, durable=store.handle.durable)
             perform = self._session.perform
         self._buffer = Buffer(store_id, is_exclusive=self._lock, durable=store.handle.durable)
         self._view = store.bound_to(AsyncBufferedBackend(store.backend.name, self._buffer, perform))

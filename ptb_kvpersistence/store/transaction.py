@@ -69,7 +69,7 @@ class Transaction(Generic[S]):
         store_id = drive(open_store(store.handle), store.backend.perform)
         perform: Callable[[Any], Any] = store.backend.perform
         if self._lock:
-            self._session = store.backend.exclusive(self._timeout, durable=store.handle.durable)
+            self._session = store.backend.exclusive(store_id, self._timeout, durable=store.handle.durable)
             perform = self._session.perform
         self._buffer = Buffer(store_id, is_exclusive=self._lock, durable=store.handle.durable)
         self._view = store.bound_to(BufferedBackend(store.backend.name, self._buffer, perform))

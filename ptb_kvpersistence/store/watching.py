@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 POLL: Final = 0.02
 """Seconds between two looks."""
+PEEK_AGE: Final = 1.0
+"""Seconds by which a server's notification channel may have died unnoticed."""
 SWEEP_EVERY: Final = 1.0
 """Seconds between two sweeps by a watcher, so that expiry shows."""
 PAGE: Final = 500
@@ -134,14 +136,14 @@ def watch(backend: Backend, scope: Scope, since: int | str | None, timeout: floa
 def _follow(backend: Backend, feed: Feed, timeout: float | None) -> Iterator[Event]:
     seen = time.monotonic()
     while True:
-        token = backend.peek()
+        token = backend.peek(PEEK_AGE)
         events = drive(feed.read(), backend.perform)
         if events:
             yield from events
             seen = time.monotonic()
             continue
         swept = time.monotonic()
-        while time.monotonic() - swept < SWEEP_EVERY and (token is None or backend.peek() == token):
+        while time.monotonic() - swept < SWEEP_EVERY and (token is None or backend.peek(PEEK_AGE) == token):
             if timeout is not None and time.monotonic() - seen >= timeout:
                 return
             time.sleep(POLL)
@@ -154,14 +156,14 @@ async def watch_async(backend: AsyncBackend, scope: Scope, since: int | str | No
     feed = Feed(scope, since)
     await drive_async(feed.begin(), backend.perform)
     while True:
-        token = backend.peek()
+        token = backend.peek(PEEK_AGE)
         events = await drive_async(feed.read(), backend.perform)
         for event in events:
             yield event
         if events:
             continue
         swept = time.monotonic()
-        while time.monotonic() - swept < SWEEP_EVERY and (token is None or backend.peek() == token):
+        while time.monotonic() - swept < SWEEP_EVERY and (token is None or backend.peek(PEEK_AGE) == token):
             await asyncio.sleep(POLL)
             if token is None:
                 break

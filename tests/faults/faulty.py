@@ -55,8 +55,8 @@ class FaultyBackend:
             raise DatabaseError("on purpose: cut off after")
         return reply
 
-    def peek(self):
-        return self._backend.peek()
+    def peek(self, max_age=0.0):
+        return self._backend.peek(max_age)
 
     def blocking(self):
         return FaultyBlocking(self)

@@ -75,8 +75,8 @@ class SimulatedBackend:
         finally:
             self.failures = failures
 
-    def peek(self):
-        return self.inner.peek()
+    def peek(self, max_age=0.0):
+        return self.inner.peek(max_age)
 
     def blocking(self):
         return self.inner.blocking()

@@ -76,11 +76,11 @@ class MemoryBackend(_Shared):
         message = f"{self.name} is locked, and waiting would block the running event loop; use AsyncStore in coroutines"
         raise ReentryError(message)
 
-    def peek(self) -> object | None:
+    def peek(self, max_age: float = 0.0) -> object | None:  # noqa: ARG002 - an answer is never late
         """Give the latest version: nothing was committed between two equal ones."""
         return self.engine.version
 
-    def exclusive(self, timeout: float, *, durable: bool = True) -> _Session:  # noqa: ARG002 - memory is not
+    def exclusive(self, store: int, timeout: float, *, durable: bool = True) -> _Session:  # noqa: ARG002 - all of it
         """Begin an exclusive session, waiting up to ``timeout`` seconds."""
         self._check_open()
         caller = threading.get_ident()
@@ -117,7 +117,7 @@ class AsyncMemoryBackend(_Shared):
 
         return await retry_busy_async(attempt, self._timeout if timeout is None else timeout)  # type: ignore[no-any-return]
 
-    async def exclusive(self, timeout: float, *, durable: bool = True) -> _AsyncSession:  # noqa: ARG002 - memory is not
+    async def exclusive(self, store: int, timeout: float, *, durable: bool = True) -> _AsyncSession:  # noqa: ARG002 - all
         """Begin an exclusive session, waiting up to ``timeout`` seconds."""
         self._check_open()
         caller = asyncio.current_task()
@@ -134,7 +134,7 @@ class AsyncMemoryBackend(_Shared):
         self._holders[caller] = session
         return _AsyncSession(session)
 
-    def peek(self) -> object | None:
+    def peek(self, max_age: float = 0.0) -> object | None:  # noqa: ARG002 - an answer is never late
         """Give the latest version: nothing was committed between two equal ones."""
         return self.engine.version
 

@@ -89,7 +89,7 @@ class AsyncSQLiteBackend:
             )
             raise ReentryError(message)
 
-    async def exclusive(self, timeout: float, *, durable: bool = True) -> _Session:
+    async def exclusive(self, store: int, timeout: float, *, durable: bool = True) -> _Session:  # noqa: ARG002 - the file
         """Begin an exclusive session, waiting up to ``timeout`` seconds; it holds up every store in the file.
 
         Raises:
@@ -151,7 +151,7 @@ class AsyncSQLiteBackend:
             for lane in self._free.pop(loop):
                 lane.stop()
 
-    def peek(self) -> object | None:
+    def peek(self, max_age: float = 0.0) -> object | None:  # noqa: ARG002 - an answer is never late
         """Read the file's data version without I/O that could wait.
 
         Returns:

@@ -111,7 +111,7 @@ class SQLiteBackend:
         )
         raise ReentryError(message)
 
-    def peek(self) -> object | None:
+    def peek(self, max_age: float = 0.0) -> object | None:  # noqa: ARG002 - an answer is never late
         """Read the file's data version; equal tokens mean that nothing was committed between."""
         with self._lock:
             try:
@@ -119,7 +119,7 @@ class SQLiteBackend:
             except DatabaseError:
                 return None
 
-    def exclusive(self, timeout: float, *, durable: bool = True) -> _Session:
+    def exclusive(self, store: int, timeout: float, *, durable: bool = True) -> _Session:  # noqa: ARG002 - the file
         """Begin an exclusive session, waiting up to ``timeout`` seconds; it holds up every store in the file.
 
         Raises:
