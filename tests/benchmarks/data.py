@@ -90,8 +90,9 @@ class Files:
     def __init__(self, folder):
         self.folder = Path(folder)
 
-    def get(self, kind, count):
+    def get(self, kind, count, build=None):
+        """Give the path of a file of that kind with ``count`` users; ``build(path, count)`` makes it."""
         path = self.folder / f"{kind}-{count}"
         if not path.exists():
-            BUILDERS[kind](path, count)
+            (build or BUILDERS[kind])(path, count)
         return path

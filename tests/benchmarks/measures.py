@@ -12,7 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 from unittest import mock
 
 import aiosqlite
@@ -22,24 +21,10 @@ from telegram.ext import PicklePersistence
 from ptb_kvpersistence import KVPersistence, connect
 from ptb_kvpersistence.persistence import state
 from tests.benchmarks.data import BOT, open_bare
+from tests.benchmarks.report import Row
 
 TOUCHED = 100
 REPEATS = 21
-
-
-class Row(NamedTuple):
-    """One figure; ``peers`` holds theirs, ``aim`` the largest ratio to the peer of that name that is aimed at."""
-
-    name: str
-    unit: str
-    ours: float
-    peers: dict[str, float]
-    aim: tuple[str, float] | None = None
-    note: str = ""
-
-    @property
-    def ratio(self):
-        return None if self.aim is None else self.ours / self.peers[self.aim[0]]
 
 
 # --- an interval ---
@@ -55,7 +40,7 @@ def measure_interval(files, count, *, with_pickle=True):
     note = ""
     if with_pickle:
         peers["pickle"], note = _pickle_interval(files.get("pickle", count), count)
-    return Row(f"interval, {TOUCHED} of {count:,} users", "s", median(ours), peers, ("bare", 3.0), note)
+    return Row(f"interval, {TOUCHED} of {count:,} users", "s", median(ours), peers, {"bare": 3.0}, note)
 
 
 async def _intervals(store, plain, count, ours, bare):
@@ -125,7 +110,7 @@ def measure_load(files, count):
         "bare, collector off": in_child("bare, collector off", bare, count)[0],
         "pickle": in_child("pickle", files.get("pickle", count), count)[0],
     }
-    return Row(f"load {count:,} users", "s", ours, peers, ("bare", 1.0))
+    return Row(f"load {count:,} users", "s", ours, peers, {"bare": 1.0})
 
 
 def measure_memory(files, count):
@@ -133,7 +118,7 @@ def measure_memory(files, count):
     _, dicts = in_child("dicts", "-", count)
     _, pickled = in_child("pickle", files.get("pickle", count), count, repeats=1)
     return Row(
-        f"memory of {count:,} users", "MB", ours / 1e6, {"dicts": dicts / 1e6, "pickle": pickled / 1e6}, ("dicts", 1.3)
+        f"memory of {count:,} users", "MB", ours / 1e6, {"dicts": dicts / 1e6, "pickle": pickled / 1e6}, {"dicts": 1.3}
     )
 
 

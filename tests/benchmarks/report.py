@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 HEADERS = ("figure", "ours", "peers", "ratio", "aim", "")
+
+
+class Row(NamedTuple):
+    """One figure; ``peers`` holds theirs, ``aims`` the largest ratio to the peer of that name that is aimed at."""
+
+    name: str
+    unit: str
+    ours: float
+    peers: dict[str, float]
+    aims: dict[str, float] | None = None
+    note: str = ""
+
+    @property
+    def ratios(self):
+        return {name: self.ours / self.peers[name] for name in self.aims or {}}
+
+    @property
+    def is_missed(self):
+        return any(ratio > self.aims[name] for name, ratio in self.ratios.items())
 
 
 def show(value, unit):
@@ -18,10 +39,10 @@ def cells(row):
     peers = "\n".join(
         f"{name} {show(value, row.unit)}  ({row.ours / value:.2g} x)" for name, value in row.peers.items()
     )
-    aim = "" if row.aim is None else f"{row.aim[1]:g} x {row.aim[0]}"
-    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-    verdict = "" if row.aim is None or row.ratio <= row.aim[1] else "missed"
-    return row.name, show(row.ours, row.unit), peers, ratio, aim, "; ".join(filter(None, (verdict, row.note)))
+    ratios = "\n".join(f"{ratio:.2f}" for ratio in row.ratios.values())
+    aims = "\n".join(f"{most:g} x {name}" for name, most in (row.aims or {}).items())
+    verdict = "missed" if row.is_missed else ""
+    return row.name, show(row.ours, row.unit), peers, ratios, aims, "; ".join(filter(None, (verdict, row.note)))
 
 
 def print_table(rows):
@@ -48,8 +69,13 @@ def plot(rows, path):
     kinds = {}
     for row in rows:
         kinds.setdefault(row.name.split()[0].rstrip(","), []).append(row)
-    figure, axes = pyplot.subplots(1, len(kinds), figsize=(4.5 * len(kinds), 4.5), layout="constrained", squeeze=False)
-    for axis, (kind, some) in zip(axes[0], kinds.items(), strict=True):
+    across = min(4, len(kinds))
+    down = -(-len(kinds) // across)
+    size = (4.5 * across, 4.5 * down)
+    figure, axes = pyplot.subplots(down, across, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat[len(kinds) :]:
+        axis.set_axis_off()
+    for axis, (kind, some) in zip(axes.flat, kinds.items(), strict=False):
         names = ["ours", *dict.fromkeys(name for row in some for name in row.peers)]
         width = 0.8 / len(names)
         for index, name in enumerate(names):
@@ -57,7 +83,7 @@ def plot(rows, path):
             bars = axis.bar([place + index * width for place in range(len(some))], values, width, label=name)
             labels = [show(value, row.unit) if value else "" for value, row in zip(values, some, strict=True)]
             axis.bar_label(bars, labels, fontsize=7, rotation=90, padding=2)
-        if kind in ("interval", "refresh"):
+        if kind not in {"load", "memory", "scan"}:
             axis.set_yscale("log")
         axis.margins(y=0.25)
         axis.set_xticks([place + 0.4 - width / 2 for place in range(len(some))])
