@@ -448,18 +448,24 @@ class BotInfo(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttachBot(Requested[None]):
-    """Note that a bot uses a store; to be repeated every :data:`.base.HEARTBEAT` seconds."""
+    """Note that a bot uses a store; to be repeated every :data:`.base.HEARTBEAT` seconds.
+
+    Attributes:
+        holder: Who says so, unique among all processes; a bot is attached as long as one of them is.
+    """
 
     store: int
     bot: str
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DetachBot(Requested[None]):
-    """Note that a bot no longer uses a store."""
+    """Note that one of those who used a store for a bot does so no longer."""
 
     store: int
     bot: str
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

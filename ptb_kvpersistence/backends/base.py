@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ptb_kvpersistence.errors import BusyError, LeaseLostError, StoreExistsError, StoreInUseError, StoreNotFoundError
+from ptb_kvpersistence.model import BotInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ptb_kvpersistence.model import Commit, Put, R, Requested
 
@@ -177,6 +179,17 @@ async def retry_busy_async(attempt: Callable[[], Any], timeout: float) -> Any:
         except BusyError:
             await asyncio.sleep(pause)
     return await attempt()
+
+
+def summed_up(infos: Iterable[BotInfo]) -> tuple[BotInfo, ...]:
+    """Make one of all that is known about a bot; those who use a store for it come one after another, bot by bot."""
+    bots = []
+    for name, group in itertools.groupby(infos, lambda info: info.name):
+        known = list(group)
+        attached = [info.attached_at for info in known if info.is_attached]
+        since = min(attached) if attached else max(info.attached_at for info in known)
+        bots.append(BotInfo(name, since, max(info.last_seen for info in known), bool(attached)))
+    return tuple(bots)
 
 
 def no_such_store(name: str, place: str) -> StoreNotFoundError:

@@ -18,6 +18,7 @@ from ptb_kvpersistence.errors import BusyError, EncodeError, KVPersistenceError
 from ptb_kvpersistence.persistence import namespaces, rescue
 from ptb_kvpersistence.persistence import state as states
 from ptb_kvpersistence.persistence.layout import SHAREABLE, EntityId, Layout
+from ptb_kvpersistence.persistence.presence import Presence
 from ptb_kvpersistence.persistence.replica import EMPTY, Replica
 from ptb_kvpersistence.persistence.state import NOTHING, State
 from ptb_kvpersistence.store.operations import drive, drive_async, open_store
@@ -106,6 +107,7 @@ class Keeper:
         self.holds: Callable[[EntityId, object], bool] = lambda _entity, _live: True
         self.default: Callable[[str], bytes] = lambda _section: EMPTY
         self.kind: Callable[[str], type] = lambda _section: object
+        self._presence = Presence(store)
         self._patience = max(5.0, 2.5 * update_interval)
         self._start()
 
@@ -161,12 +163,12 @@ class Keeper:
         """Find the bot's namespace, replay rescue files, and look at the store for the first time."""
         self._check_process()
         self._check_loop()
-        if self.replica.is_attached:
-            return
-        assert self._lock is not None  # noqa: S101 - made by _check_loop
-        async with self._lock:
-            if not self.replica.is_attached:
-                await self._open_locked()
+        if not self.replica.is_attached:
+            assert self._lock is not None  # noqa: S101 - made by _check_loop
+            async with self._lock:
+                if not self.replica.is_attached:
+                    await self._open_locked()
+        await self._presence.arrive(self.bot_name)
 
     async def _open_locked(self) -> None:
         token, now = self.store.backend.peek(self.max_staleness), time.monotonic()
@@ -244,6 +246,7 @@ class Keeper:
             self._cycle = None
         try:
             await self._commit()
+            await self._presence.arrive(self.bot_name)
         except Exception as error:  # noqa: BLE001 - delivered to the awaiter
             cycle.error = error
             self._retry_later(error)
@@ -341,6 +344,7 @@ class Keeper:
         if not is_running:
             self._is_watched = False
             process.forget(self._token_of_end)
+            await self._presence.leave()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

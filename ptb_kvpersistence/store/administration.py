@@ -43,25 +43,30 @@ def bots(name: str) -> Generator[Requested[Any], Any, list[BotInfo]]:
     return list((yield ListBots(store.id)))
 
 
-def attach(handle: Handle, bot: str) -> Generator[Requested[Any], Any, None]:
+def attach(handle: Handle, bot: str, holder: str = "") -> Generator[Requested[Any], Any, None]:
     """Note that a bot uses a store; to be repeated every :data:`.backends.base.HEARTBEAT` seconds while it does.
 
     Needs no lock that others could hold for long.
+
+    Args:
+        handle: The store.
+        bot: Name of the bot.
+        holder: Who says so, where several at once may speak for one bot; unique among all processes.
 
     Raises:
         StoreNotFoundError: The store was deleted meanwhile.
     """
     store = yield from open_store(handle)
-    yield AttachBot(store, bot)
+    yield AttachBot(store, bot, holder)
     try:
         # Whoever deletes the store now sees the bot; who was faster is seen here.
         yield Changes(store, _NO_VERSION, (), 1)
     except StoreNotFoundError:
-        yield DetachBot(store, bot)
+        yield DetachBot(store, bot, holder)
         raise
 
 
-def detach(handle: Handle, bot: str) -> Generator[Requested[Any], Any, None]:
+def detach(handle: Handle, bot: str, holder: str = "") -> Generator[Requested[Any], Any, None]:
     """Note that a bot no longer uses a store; it stays in the list."""
     if handle.info is not None:
-        yield DetachBot(handle.info.id, bot)
+        yield DetachBot(handle.info.id, bot, holder)

@@ -179,6 +179,27 @@ async def test_who_is_attached_and_when_last_seen(place, backend, store, lease_c
     assert (await backend.perform(ListBots(store)))[1] == ("b", start + 3000, start + 3000, True)
 
 
+async def test_a_bot_is_attached_as_long_as_one_of_those_is_who_said_so(place, backend, store, lease_clock):
+    start = lease_clock.now
+    await backend.perform(AttachBot(store, "a", "first"))
+    lease_clock.now += 1000
+    await place.open().perform(AttachBot(store, "a", "second"))
+    assert await backend.perform(ListBots(store)) == (("a", start, start + 1000, True),)
+    lease_clock.now += 1000
+    await backend.perform(DetachBot(store, "a", "first"))
+    assert await backend.perform(ListBots(store)) == (("a", start, start + 2000, True),)
+    await backend.perform(DetachBot(store, "a", "first"))
+    await backend.perform(DetachBot(store, "a"))
+    with pytest.raises(StoreInUseError, match="by 'a';"):
+        await backend.perform(DeleteStore("shop"))
+    await place.open().perform(DetachBot(store, "a", "second"))
+    assert await backend.perform(ListBots(store)) == (("a", start, start + 2000, False),)
+    for number in range(3):
+        lease_clock.now += base.ATTACHED_FOR
+        await backend.perform(AttachBot(store, "a", f"started again {number}"))
+    assert await backend.perform(ListBots(store)) == (("a", lease_clock.now, lease_clock.now, True),)
+
+
 @pytest.mark.parametrize(
     "admin", [DeleteStore, lambda name, **options: RenameStore(name, "market", **options)], ids=["delete", "rename"]
 )

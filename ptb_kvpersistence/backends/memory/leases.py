@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ptb_kvpersistence.backends.base import ATTACHED_FOR, LINE_PATIENCE, lease_lost
+from ptb_kvpersistence.backends.base import ATTACHED_FOR, LINE_PATIENCE, lease_lost, summed_up
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.model import (
     AcquireLease,
@@ -46,7 +46,7 @@ class MemoryLeases:
 
     def __init__(self) -> None:
         self._leases: dict[tuple[int, str], _Lease] = {}
-        self._bots: dict[tuple[int, str], BotInfo] = {}
+        self._bots: dict[tuple[int, str, str], BotInfo] = {}
         self.handlers: dict[type, Callable[[Any], Any]] = {
             AcquireLease: self._acquire,
             RenewLease: self._renew,
@@ -103,20 +103,23 @@ class MemoryLeases:
                 raise lease_lost(name)
 
     def _attach(self, request: AttachBot) -> None:
-        key, now = (request.store, request.bot), now_ms()
+        bot, now = (request.store, request.bot), now_ms()
         since = next((info.attached_at for info in self.attached(request.store) if info.name == request.bot), now)
-        self._bots[key] = BotInfo(request.bot, since, now, is_attached=True)
+        gone = [key for key, info in self._bots.items() if key[:2] == bot and not _is_attached(info, now)]
+        for key in gone:
+            del self._bots[key]
+        self._bots[request.store, request.bot, request.holder] = BotInfo(request.bot, since, now, is_attached=True)
 
     def _detach(self, request: DetachBot) -> None:
-        key = (request.store, request.bot)
+        key = (request.store, request.bot, request.holder)
         if key in self._bots:
             self._bots[key] = self._bots[key]._replace(last_seen=now_ms(), is_attached=False)
 
     def _list_bots(self, request: ListBots) -> tuple[BotInfo, ...]:
-        earliest = now_ms() - ATTACHED_FOR
-        return tuple(
-            info._replace(is_attached=info.is_attached and info.last_seen > earliest)
-            for (store, _), info in sorted(self._bots.items())
+        now = now_ms()
+        return summed_up(
+            info._replace(is_attached=_is_attached(info, now))
+            for (store, _, _), info in sorted(self._bots.items())
             if store == request.store
         )
 
@@ -128,3 +131,7 @@ class MemoryLeases:
         """Drop all that is known about a store."""
         self._leases = {key: lease for key, lease in self._leases.items() if key[0] != store}
         self._bots = {key: info for key, info in self._bots.items() if key[0] != store}
+
+
+def _is_attached(info: BotInfo, now: int) -> bool:
+    return info.is_attached and info.last_seen > now - ATTACHED_FOR

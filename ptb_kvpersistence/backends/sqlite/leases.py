@@ -13,7 +13,14 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from ptb_kvpersistence.backends.base import ATTACHED_FOR, LINE_PATIENCE, TOMBSTONE_LIFETIME, lease_lost, retry_busy
+from ptb_kvpersistence.backends.base import (
+    ATTACHED_FOR,
+    LINE_PATIENCE,
+    TOMBSTONE_LIFETIME,
+    lease_lost,
+    retry_busy,
+    summed_up,
+)
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.sqlite import presence
 from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer
@@ -59,11 +66,12 @@ _STATEMENTS: Final = (
     """CREATE TABLE bots(
         store INTEGER NOT NULL,
         bot TEXT NOT NULL,
+        holder TEXT NOT NULL,
         attached_at INTEGER NOT NULL,
         last_seen INTEGER NOT NULL,
         is_attached INTEGER NOT NULL,
         slot INTEGER,
-        PRIMARY KEY(store, bot)) WITHOUT ROWID""",
+        PRIMARY KEY(store, bot, holder)) WITHOUT ROWID""",
 )
 
 
@@ -304,23 +312,30 @@ class Leases:
     # --- bots ---
 
     def _attach(self, request: AttachBot) -> None:
-        key = (request.store, request.bot)
+        key = (request.store, request.bot, request.holder)
         with self._writing() as execute:
             now = now_ms()
             since = next((info.attached_at for info in self.attached(request.store) if info.name == request.bot), now)
             slot = presence.keep(self._alive, key)
-            execute("INSERT OR REPLACE INTO bots VALUES(?, ?, ?, ?, 1, ?)", (*key, since, now, slot))
+            rows = execute(
+                "SELECT holder, last_seen, is_attached, slot FROM bots WHERE store = ? AND bot = ?", key[:2]
+            ).fetchall()
+            for holder, *state in rows:
+                if not self._is_attached(now, *state):
+                    execute("DELETE FROM bots WHERE store = ? AND bot = ? AND holder = ?", (*key[:2], holder))
+            execute("INSERT OR REPLACE INTO bots VALUES(?, ?, ?, ?, ?, 1, ?)", (*key, since, now, slot))
+
+    def _is_attached(self, now: int, last_seen: int, is_attached: int, slot: int | None) -> bool:
+        return bool(is_attached) and last_seen > now - ATTACHED_FOR and not presence.is_dead(self._alive, slot)
 
     def _detach(self, request: DetachBot) -> None:
-        key = (request.store, request.bot)
+        key = (request.store, request.bot, request.holder)
+        here = "store = ? AND bot = ? AND holder = ?"
         with self._writing() as execute:
-            row = execute("SELECT slot FROM bots WHERE store = ? AND bot = ? AND is_attached", key).fetchone()
+            row = execute(f"SELECT slot FROM bots WHERE {here} AND is_attached", key).fetchone()
             # The bot may have been started again already, in another process.
             if row is not None and (row[0] is None or presence.is_mine(self._alive, row[0])):
-                execute(
-                    "UPDATE bots SET is_attached = 0, last_seen = ?, slot = NULL WHERE store = ? AND bot = ?",
-                    (now_ms(), *key),
-                )
+                execute(f"UPDATE bots SET is_attached = 0, last_seen = ?, slot = NULL WHERE {here}", (now_ms(), *key))
         presence.drop(self._alive, key)
 
     def _list_bots(self, request: ListBots) -> tuple[BotInfo, ...]:
@@ -328,14 +343,9 @@ class Leases:
             "SELECT bot, attached_at, last_seen, is_attached, slot FROM bots WHERE store = ? ORDER BY bot",
             (request.store,),
         ).fetchall()
-        earliest = now_ms() - ATTACHED_FOR
-        return tuple(
-            BotInfo(
-                bot,
-                attached_at,
-                last_seen,
-                bool(is_attached) and last_seen > earliest and not presence.is_dead(self._alive, slot),
-            )
+        now = now_ms()
+        return summed_up(
+            BotInfo(bot, attached_at, last_seen, self._is_attached(now, last_seen, is_attached, slot))
             for bot, attached_at, last_seen, is_attached, slot in rows
         )
 
