@@ -3,13 +3,18 @@
 A transaction answers from its own writes first, and remembers what it read, keys and ranges, as checks. Each read sends
 the checks of all earlier ones along, so that the code inside never sees two states of the store; the commit sends them
 once more. Nothing is written before the end. No I/O here: the two faces run these generators.
+
+Until the commit only this machine's clock can tell when an own write expires: ``ttl`` counts from the write on, and
+what has expired inside is not shown again. What lives to see the commit has all of its ``ttl`` from there on.
 """
 
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ptb_kvpersistence.backends.base import lifetime
+from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.errors import ConflictError
 from ptb_kvpersistence.model import (
     ABSENT,
@@ -39,6 +44,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Write(NamedTuple):
+    """A write that waits for the commit: its version is a placeholder, its times are milliseconds since the epoch."""
+
+    mutation: Put | Delete
+    version: int
+    at: int
+    expires_at: int | None
+
+    def is_over(self, now: int) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+    def record(self) -> Record | None:
+        if isinstance(self.mutation, Delete) or self.is_over(now_ms()):
+            return None
+        return Record(self.mutation.value, self.version, self.at, self.mutation.ttl, self.expires_at)
+
+    def final(self, now: int) -> Put | Delete:
+        if isinstance(self.mutation, Put) and self.is_over(now):
+            return self.mutation._replace(ttl=None, expires_at=self.expires_at)
+        return self.mutation
+
+
 class Buffer:
     """What one transaction has read and written so far.
 
@@ -51,17 +78,17 @@ class Buffer:
         self.store = store
         self.is_exclusive = is_exclusive
         self._durable = durable
-        self._writes: dict[Address, tuple[Put | Delete, int]] = {}
+        self._writes: dict[Address, _Write] = {}
         self._reads: dict[Address, Record | None] = {}
         self._ranges: dict[KeyRange, RangeCheck] = {}
         self._settings: set[SetDomain] = set()
         self._steps = 0
 
-    def savepoint(self) -> dict[Address, tuple[Put | Delete, int]]:
+    def savepoint(self) -> dict[Address, _Write]:
         """Remember the writes so far, for a nested transaction."""
         return dict(self._writes)
 
-    def roll_back_to(self, savepoint: dict[Address, tuple[Put | Delete, int]]) -> None:
+    def roll_back_to(self, savepoint: dict[Address, _Write]) -> None:
         """Forget the writes since the savepoint; what was read stays read."""
         self._writes = savepoint
 
@@ -69,7 +96,8 @@ class Buffer:
         """Give the commit of everything written; None if nothing was."""
         if not self._writes:
             return None
-        mutations = tuple(mutation for mutation, _ in self._writes.values())
+        now = now_ms()
+        mutations = tuple(write.final(now) for write in self._writes.values())
         return Commit(self.store, mutations, self._checks(), uuid.uuid4().hex, self._durable)
 
     def _checks(self) -> tuple[VersionCheck | RangeCheck, ...]:
@@ -114,19 +142,23 @@ class Buffer:
 
     def _get_many(self, request: GetMany) -> Generator[Requested[Any], Any, tuple[Record | None, ...]]:
         unknown = tuple(
-            address for address in request.addresses if address not in self._writes and address not in self._reads
+            address for address in request.addresses if address not in self._writes and not self._is_known(address)
         )
         if unknown:
             records, _, _ = yield from self._ask(GetMany(self.store, unknown))
             self._reads.update(zip(unknown, records, strict=True))
         return tuple(map(self._current, request.addresses))
 
+    def _is_known(self, address: Address) -> bool:
+        record = self._reads.get(address)
+        if record is None or not self.is_exclusive or record.expires_at is None:
+            return address in self._reads
+        # Nobody else can change it, but time can; without the lock, a check would find that out.
+        return record.expires_at > now_ms()
+
     def _current(self, address: Address) -> Record | None:
         written = self._writes.get(address)
-        if written is None:
-            return self._reads[address]
-        mutation, version = written
-        return _as_record(mutation, version)
+        return self._reads[address] if written is None else written.record()
 
     def _page(self, request: Page) -> Generator[Requested[Any], Any, PageReply]:
         own = self._own(request.range)
@@ -152,8 +184,8 @@ class Buffer:
 
     def _own(self, keys: KeyRange) -> dict[str, Record | None]:
         return {
-            address.key: _as_record(mutation, version)
-            for address, (mutation, version) in self._writes.items()
+            address.key: write.record()
+            for address, write in self._writes.items()
             if address.domain == keys.domain
             and keys.start <= address.key
             and (keys.stop is None or address.key < keys.stop)
@@ -173,7 +205,7 @@ class Buffer:
         return int(counted) - gone + sum(1 for record in own.values() if record is not None)
 
     def _stored(self, addresses: tuple[Address, ...]) -> Generator[Requested[Any], Any, tuple[Record | None, ...]]:
-        unknown = tuple(address for address in addresses if address not in self._reads)
+        unknown = tuple(address for address in addresses if not self._is_known(address))
         if unknown:
             records, _, _ = yield from self._ask(GetMany(self.store, unknown))
             self._reads.update(zip(unknown, records, strict=True))
@@ -199,15 +231,15 @@ class Buffer:
                 versions.append(0)
                 continue
             self._steps += 1
-            self._writes[address] = (mutation, -self._steps)
+            self._writes[address] = _written(mutation, -self._steps)
             versions.append(-self._steps)
         return CommitReply(tuple(versions))
 
 
-def _as_record(mutation: Put | Delete, version: int) -> Record | None:
-    if isinstance(mutation, Delete):
-        return None
-    return Record(mutation.value, version, 0, mutation.ttl, mutation.expires_at)
+def _written(mutation: Put | Delete, version: int) -> _Write:
+    now = now_ms()
+    expires_at = lifetime(mutation, now, None)[1] if isinstance(mutation, Put) else None
+    return _Write(mutation, version, now, expires_at)
 
 
 def _pass_on(request: Requested[Any]) -> Generator[Requested[Any], Any, Any]:

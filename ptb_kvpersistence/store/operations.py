@@ -91,6 +91,9 @@ class Scope(NamedTuple):
 class Entry(NamedTuple):
     """An entry with its value decoded.
 
+    What a transaction itself has written has a placeholder for a version, and times by this machine's clock: a ``ttl``
+    counts anew from the commit on, by the database's clock, and what the domain's ``keep`` adds is known only then.
+
     Attributes:
         value: The value.
         version: Grows with each write in the store; for compare-and-set.

@@ -58,7 +58,7 @@ def rival(store, location):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in ("backends.memory.engine.now_ms", "backends.sqlite.engine.now_ms"):
-        monkeypatch.setattr(f"ptb_kvpersistence.{module}", clock)
+    for module in ("backends.memory.engine", "backends.sqlite.engine", "store.buffer"):
+        monkeypatch.setattr(f"ptb_kvpersistence.{module}.now_ms", clock)
     monkeypatch.setattr("ptb_kvpersistence.store.watching.time.time", clock.time)
     return clock

@@ -72,6 +72,73 @@ async def test_other_ways_of_writing_take_a_lifetime(store, clock):
     assert await collect(store.keys()) == ["b"]
 
 
+# --- in a transaction ---
+
+
+@pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "exclusive"])
+@pytest.mark.parametrize("how", ["ttl", "expires_at"])
+async def test_an_own_write_expires_inside(store, rival, clock, lock, how):
+    rival.set_many({"k": "stored", "l": "stored"})
+    async with store.transaction(lock=lock):
+        life = {"ttl": 10} if how == "ttl" else {"expires_at": moment(clock, 10)}
+        await store.set("k", [1], **life)
+        await store.set_many({"m": 2, "n": 3}, **life)
+        assert await left(store, clock) == 10
+        assert (await store.entry("k")).updated_at == clock.now
+        clock.advance(9.999)
+        assert await left(store, clock) == 0.001
+        assert await store.count() == 4
+        clock.advance(0.001)
+        for key in "kmn":
+            assert await store.get(key, "gone") == "gone"
+            assert await store.entry(key) is None
+            assert not await store.contains(key)
+            assert await store.touch(key) is False
+            assert await store.discard(key) is False
+        assert await store.get_many("kl") == {"l": "stored"}
+        assert await store.count() == 1
+        assert await collect(store.keys()) == ["l"]
+        assert await store.increment("n") == 1
+        assert await store.add("m", "added") < 0
+        assert await left(store, clock, "m") is None
+    assert dict(rival) == {"l": "stored", "m": "added", "n": 1}, "what was over inside is not there afterwards"
+
+
+async def test_a_ttl_counts_from_the_commit_on(store, clock):
+    async with store.transaction():
+        await store.set("k", 1, ttl=10)
+        clock.advance(9)
+        assert await left(store, clock) == 1
+    assert await left(store, clock) == 10
+
+
+async def test_the_lifetime_that_a_transaction_renews(store, clock):
+    await store.set("k", 1, ttl=10)
+    clock.advance(5)
+    async with store.transaction(lock=True):
+        assert await left(store, clock) == 5
+        await store.increment("k")
+        assert await left(store, clock) == 10
+        clock.advance(5)
+        assert await store.touch("k")
+        clock.advance(6)
+        assert await store.get("k") == 2
+    assert await left(store, clock) == 10
+
+
+async def test_what_was_read_expires_under_the_lock_too(store, clock):
+    await store.set("k", 1, ttl=10)
+    async with store.transaction(lock=True):
+        assert await store.get("k") == 1
+        clock.advance(10)
+        assert await store.get("k") is None
+        assert await store.count() == 0
+        await store.set("k", 2)
+        assert await store.count() == 1
+        assert await store.discard("k")
+        assert await store.count() == 0
+
+
 # --- what is not seen ---
 
 
