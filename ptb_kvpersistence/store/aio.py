@@ -12,7 +12,7 @@ from ptb_kvpersistence.store.aio_transaction import AsyncTransaction, run
 from ptb_kvpersistence.store.leases import LEASE_TTL
 from ptb_kvpersistence.store.operations import Entry, Handle, Scope, Settings, drive_async
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT
-from ptb_kvpersistence.store.watching import Event, watch_async
+from ptb_kvpersistence.store.watching import AsyncWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
@@ -267,18 +267,24 @@ class AsyncStore:
         version = 0 if entry is None else entry.version
         await self._run(operations.write_back(self._scope, key, value, version))
 
-    def watch(self, *, domain: str | None = None, since: int | str | None = None) -> AsyncIterator[Event]:
+    def watch(self, *, domain: str | None = None, since: int | str | None = None) -> AsyncWatch:
         """Follow the changes of a domain, across processes: the latest change of each key, in version order.
+
+        Either ``async for change in store.watch(since=version):``, or ``async with store.watch() as changes:`` with
+        ``async for change in changes:`` inside, which shows all that is written once the block was entered.
 
         Args:
             domain: Of another domain than this one.
-            since: Version, or cursor of an event, after which to begin; None: with what changes from now on.
+            since: Version, or cursor of an event, after which to begin; None: with what changes from now on, which is
+                the entering of ``async with``. Without that it is the first step of ``async for``: the call itself
+                cannot wait for the store.
 
         Raises:
-            WatchGapError: Changes after ``since`` were forgotten, or the store was made anew.
+            ConfigurationError: ``since`` is nothing of that kind.
+            WatchGapError: In the iteration: changes after ``since`` were forgotten, or the store was made anew.
         """
         scope = self._scope if domain is None else self.domain(domain).scope
-        return watch_async(self._backend, scope, since)
+        return AsyncWatch(self._backend, scope, since)
 
     @property
     def scope(self) -> Scope:

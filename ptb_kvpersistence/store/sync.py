@@ -13,7 +13,7 @@ from ptb_kvpersistence.store.locks import Lock
 from ptb_kvpersistence.store.operations import Entry, Handle, Scope, Settings, drive
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, Transaction, run
 from ptb_kvpersistence.store.views import Items, Keys, Values
-from ptb_kvpersistence.store.watching import Event, watch
+from ptb_kvpersistence.store.watching import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -296,19 +296,23 @@ class Store(MutableMapping[str, Any]):
 
     def watch(
         self, *, domain: str | None = None, since: int | str | None = None, timeout: float | None = None
-    ) -> Iterator[Event]:
+    ) -> Watch:
         """Follow the changes of a domain, across processes: the latest change of each key, in version order.
 
         Args:
             domain: Of another domain than this one.
-            since: Version, or cursor of an event, after which to begin; None: with what changes from now on.
+            since: Version, or cursor of an event, after which to begin; None: with what changes from this call on.
             timeout: Seconds without a change after which the iteration ends; None: never.
 
+        Returns:
+            An iterator, which ``with`` closes.
+
         Raises:
+            ConfigurationError: ``since`` is nothing of that kind.
             WatchGapError: Changes after ``since`` were forgotten, or the store was made anew.
         """
         scope = self._scope if domain is None else self.domain(domain).scope
-        return watch(self._backend, scope, since, timeout)
+        return Watch(self._backend, scope, since, timeout)
 
     @property
     def scope(self) -> Scope:

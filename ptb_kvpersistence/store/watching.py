@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,7 +24,9 @@ from ptb_kvpersistence.model import Changes, Sweep
 from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterator
+    from collections.abc import AsyncGenerator, Generator
+
+    from typing_extensions import Self
 
     from ptb_kvpersistence.backends.base import AsyncBackend, Backend
     from ptb_kvpersistence.model import Requested
@@ -65,14 +68,18 @@ class Feed:
         self._scope = scope
         self._incarnation, self._since = _parse(since)
         self._swept_at = time.monotonic()
+        self._has_begun = False
 
     def begin(self) -> Generator[Requested[Any], Any, None]:
-        """Find out where to begin, and whether everything since then is still known."""
+        """Find out, once, where to begin, and whether everything since then is still known."""
+        if self._has_begun:
+            return
         store = yield from prepare(self._scope)
         reply = yield Changes(store, 2**62, (self._scope.domain,), 1)
         self._check(reply.incarnation, reply.horizon, reply.head)
         if self._since is None:
             self._since = reply.head
+        self._has_begun = True
 
     def read(self) -> Generator[Requested[Any], Any, list[Event]]:
         """Read the next page of changes."""
@@ -126,14 +133,33 @@ def _parse(since: int | str | None) -> tuple[str | None, int | None]:
     raise ConfigurationError(message)
 
 
-def watch(backend: Backend, scope: Scope, since: int | str | None, timeout: float | None) -> Iterator[Event]:
-    """Follow the changes of a domain, blocking."""
-    feed = Feed(scope, since)
-    drive(feed.begin(), backend.perform)
-    return _follow(backend, feed, timeout)
+class Watch(Iterator[Event]):
+    """The changes of a domain, one by one as they come; also a context manager that closes it.
+
+    Raises:
+        WatchGapError: When it begins, or later: changes were forgotten, or the store was deleted or made anew.
+    """
+
+    def __init__(self, backend: Backend, scope: Scope, since: int | str | None, timeout: float | None) -> None:
+        feed = Feed(scope, since)
+        drive(feed.begin(), backend.perform)
+        self._events = _follow(backend, feed, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self.close()
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """End it; the next step raises StopIteration."""
+        self._events.close()
 
 
-def _follow(backend: Backend, feed: Feed, timeout: float | None) -> Iterator[Event]:
+def _follow(backend: Backend, feed: Feed, timeout: float | None) -> Generator[Event, None, None]:
     seen = time.monotonic()
     while True:
         token = backend.peek(PEEK_AGE)
@@ -151,9 +177,36 @@ def _follow(backend: Backend, feed: Feed, timeout: float | None) -> Iterator[Eve
                 break
 
 
-async def watch_async(backend: AsyncBackend, scope: Scope, since: int | str | None) -> AsyncIterator[Event]:
-    """Follow the changes of a domain without blocking."""
-    feed = Feed(scope, since)
+class AsyncWatch(AsyncIterator[Event]):
+    """The changes of a domain, one by one as they come; also an async context manager, which closes it.
+
+    It begins on entering ``async with``, or at its first step where it is used without.
+
+    Raises:
+        WatchGapError: When it begins, or later: changes were forgotten, or the store was deleted or made anew.
+    """
+
+    def __init__(self, backend: AsyncBackend, scope: Scope, since: int | str | None) -> None:
+        self._backend = backend
+        self._feed = Feed(scope, since)
+        self._events = _follow_async(backend, self._feed)
+
+    async def __aenter__(self) -> Self:
+        await drive_async(self._feed.begin(), self._backend.perform)
+        return self
+
+    async def __aexit__(self, *_details: object) -> None:
+        await self.aclose()
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        """End it; the next step raises StopAsyncIteration."""
+        await self._events.aclose()
+
+
+async def _follow_async(backend: AsyncBackend, feed: Feed) -> AsyncGenerator[Event, None]:
     await drive_async(feed.begin(), backend.perform)
     while True:
         token = backend.peek(PEEK_AGE)

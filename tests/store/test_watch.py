@@ -146,6 +146,43 @@ def test_without_since_what_changes_from_now_on(rival_of):
     assert brief(watch) == [("new", 2)]
 
 
+async def test_without_since_async_with_begins_on_entering(location):
+    async with connect_async(location) as database:
+        store = await database.create("shop")
+        await store.set("old", 1)
+        async with store.watch() as changes:
+            await store.set("new", 2)
+            event = await asyncio.wait_for(anext(changes), 10)
+            assert brief([event]) == [("new", 2)]
+            await store.set("newer", 3)
+            async for event in changes:
+                assert brief([event]) == [("newer", 3)]
+                break
+        with pytest.raises(StopAsyncIteration):
+            await anext(changes)
+
+
+async def test_without_since_async_for_begins_at_its_first_step(location):
+    async with connect_async(location) as database:
+        store = await database.create("shop")
+        watch = store.watch()
+        await store.set("old", 1)
+        step = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.2)
+        await store.set("new", 2)
+        assert brief([await asyncio.wait_for(step, 10)]) == [("new", 2)]
+        await watch.aclose()
+
+
+def test_with_closes_a_sync_watch(rival_of):
+    store, rival = rival_of
+    with store.watch(timeout=5) as changes:
+        rival["k"] = 1
+        assert brief([next(changes)]) == [("k", 1)]
+        rival["k"] = 2
+    assert list(changes) == []
+
+
 @pytest.fixture
 def rival_of(location):
     with connect(location) as database, connect(location) as elsewhere:
