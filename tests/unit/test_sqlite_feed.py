@@ -55,17 +55,10 @@ def test_one_statement_of_an_sql_client_changes_many_entries(backend, store, pat
     head = backend.perform(Changes(store, 0)).head
     sql(path, "UPDATE entries SET value = '2' WHERE key IN ('a', 'b')")
     sql(path, "DELETE FROM entries WHERE key IN ('c', 'd')")
-    sql(
-        path,
-        "INSERT INTO entries(store, domain, key, value) VALUES(?, 'd', 'e', '1'), (?, 'd', 'f', '1')",
-        store,
-        store,
-    )
-    sql(
-        path,
-        f"{inserted} VALUES(?, 'd', 'a', '3') ON CONFLICT(store, domain, key) DO UPDATE SET value = excluded.value",
-        store,
-    )
+    inserted = "INSERT INTO entries(store, domain, key, value)"
+    sql(path, f"{inserted} VALUES(?, 'd', 'e', '1'), (?, 'd', 'f', '1')", store, store)
+    upsert = "ON CONFLICT(store, domain, key) DO UPDATE SET value = excluded.value"
+    sql(path, f"{inserted} VALUES(?, 'd', 'a', '3') {upsert}", store)
     seen = feed(backend, store, head)
     assert sorted(seen) == ["a", "b", "c", "d", "e", "f"]
     assert len(set(seen.values())) == 6
