@@ -219,7 +219,7 @@ class Witness:
         return {place: version for place, (version, _) in self.texts().items()}
 
     def head(self) -> int:
-        return self.query("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")[0][0]
+        return self.query("SELECT max(version) FROM feed")[0][0]
 
     def commits(self) -> int:
         """Count the commits that flushes have made."""

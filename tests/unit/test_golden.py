@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ptb_kvpersistence import KVPersistence, connect
+from ptb_kvpersistence.backends.sqlite import schema
 from tests.exact import is_exact
 from tests.golden import content
 from tests.golden.write import write
@@ -16,7 +17,7 @@ from tests.golden.write import write
 FOLDER = Path(__file__).parent.parent / "golden"
 
 
-@pytest.fixture(params=["format_1.sqlite"])
+@pytest.fixture(params=["format_1.sqlite", "format_2.sqlite"])
 def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     copy = tmp_path / "bot.db"
     shutil.copy(FOLDER / request.param, copy)
@@ -54,6 +55,6 @@ def rows(path: Path) -> list[tuple[object, ...]]:
 async def test_the_current_version_writes_the_newest_golden_file(tmp_path: Path) -> None:
     await write(str(tmp_path / "new.db"))
     newest = tmp_path / "golden.db"
-    shutil.copy(FOLDER / "format_1.sqlite", newest)
+    shutil.copy(FOLDER / f"format_{schema.FORMAT}.sqlite", newest)
 
     assert rows(tmp_path / "new.db") == rows(newest)

@@ -53,7 +53,7 @@ def test_a_new_file_says_whose_it_is_and_in_which_format(path):
     write_something(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (0x4B565042,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (schema.FORMAT,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert Path(path).read_bytes()[68:72] == b"KVPB"
 
@@ -90,7 +90,7 @@ def test_somebody_else_creates_the_file_between_any_two_statements(path, step):
             schema.prepare(connection, path)
     assert Slow.statements > step
     write_something(path)
-    assert len(schema_of(path)) == len(schema._STATEMENTS) + 1  # and sqlite_sequence
+    assert len(schema_of(path)) == len(schema.TABLES) + 1  # and sqlite_sequence
 
 
 def test_many_threads_create_one_file(path):

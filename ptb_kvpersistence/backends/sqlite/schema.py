@@ -13,17 +13,17 @@ from ptb_kvpersistence.errors import CorruptDatabaseError, DatabaseError, Format
 
 _logger = logging.getLogger(__name__)
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 APPLICATION_ID: Final = 0x4B565042
 CACHE_KIB: Final = 8192
 """Page cache of a connection; SQLite's own default of 2000 is a small part of 100,000 users."""
 MINIMUM_SQLITE: Final = (3, 31, 0)
 
 _NOW: Final = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+HEAD: Final = "SELECT coalesce(max(version), 0) FROM feed"
+"""The highest version ever given: the last row of the feed is never dropped, also when its entry is."""
 
-# The triggers serve plain SQL clients: their UPDATE gets a new version and their DELETE leaves a tombstone, so that
-# bots see both. The package itself writes by INSERT OR REPLACE, which fires none of them.
-_STATEMENTS: Final = (
+_SHARED: Final = (
     """CREATE TABLE stores(
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         name TEXT NOT NULL UNIQUE,
@@ -35,8 +35,16 @@ _STATEMENTS: Final = (
         domain TEXT NOT NULL,
         keep INTEGER,
         PRIMARY KEY(store, domain)) WITHOUT ROWID""",
+    """CREATE TABLE commits(
+        id TEXT PRIMARY KEY,
+        committed_at INTEGER NOT NULL) WITHOUT ROWID""",
+)
+# The triggers keep the feed, and serve plain SQL clients, who know nothing of versions: their INSERT and UPDATE get a
+# new one and their DELETE leaves a tombstone, so that bots see all of them.
+_ENTRIES: Final = (
     f"""CREATE TABLE entries(
-        version INTEGER PRIMARY KEY AUTOINCREMENT,
+        entry INTEGER PRIMARY KEY,
+        version INTEGER NOT NULL DEFAULT 0,
         store INTEGER NOT NULL,
         domain TEXT NOT NULL DEFAULT '',
         key TEXT NOT NULL CHECK(typeof(key) = 'text' AND key <> ''),
@@ -45,23 +53,44 @@ _STATEMENTS: Final = (
         ttl INTEGER,
         expires_at INTEGER,
         UNIQUE(store, domain, key))""",
+    """CREATE TABLE feed(
+        version INTEGER PRIMARY KEY,
+        store INTEGER NOT NULL,
+        entry INTEGER NOT NULL)""",
     "CREATE INDEX entries_expiry ON entries(expires_at) WHERE expires_at IS NOT NULL",
     "CREATE INDEX entries_tombstones ON entries(updated_at) WHERE value IS NULL",
-    """CREATE TABLE commits(
-        id TEXT PRIMARY KEY,
-        committed_at INTEGER NOT NULL) WITHOUT ROWID""",
-    f"""CREATE TRIGGER entries_updated AFTER UPDATE OF value, domain, key, store ON entries
-        WHEN new.version = old.version BEGIN
-            UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'entries';
-            UPDATE entries SET
-                version = (SELECT seq FROM sqlite_sequence WHERE name = 'entries'),
-                updated_at = {_NOW}
-                WHERE version = new.version;
+    """CREATE TRIGGER entries_inserted AFTER INSERT ON entries WHEN new.version > 0 BEGIN
+            INSERT INTO feed(version, store, entry) VALUES(new.version, new.store, new.entry);
         END""",
-    """CREATE TRIGGER entries_deleted AFTER DELETE ON entries
-        WHEN old.value IS NOT NULL BEGIN
+    """CREATE TRIGGER entries_written AFTER UPDATE OF version ON entries WHEN new.version <> old.version BEGIN
+            INSERT INTO feed(version, store, entry) VALUES(new.version, new.store, new.entry);
+        END""",
+    f"""CREATE TRIGGER entries_inserted_without_version AFTER INSERT ON entries WHEN new.version = 0 BEGIN
+            UPDATE entries SET version = ({HEAD}) + 1 WHERE entry = new.entry;
+        END""",
+    f"""CREATE TRIGGER entries_updated_without_version AFTER UPDATE OF value, domain, key, store ON entries
+        WHEN new.version = old.version AND old.version > 0 BEGIN
+            UPDATE entries SET version = ({HEAD}) + 1, updated_at = {_NOW} WHERE entry = new.entry;
+        END""",
+    """CREATE TRIGGER entries_deleted AFTER DELETE ON entries WHEN old.value IS NOT NULL BEGIN
             INSERT INTO entries(store, domain, key) VALUES(old.store, old.domain, old.key);
         END""",
+)
+TABLES: Final = (*_SHARED, *_ENTRIES)
+# In format 1 the version was the row id, and the table itself was the feed.
+FROM_1_TO_2: Final = (
+    "DROP TRIGGER entries_updated",
+    "DROP TRIGGER entries_deleted",
+    "DROP INDEX entries_expiry",
+    "DROP INDEX entries_tombstones",
+    "ALTER TABLE entries RENAME TO entries_1",
+    *_ENTRIES,
+    """INSERT INTO entries(version, store, domain, key, value, updated_at, ttl, expires_at)
+        SELECT version, store, domain, key, value, updated_at, ttl, expires_at FROM entries_1 ORDER BY version""",
+    # Versions of rows that are gone are not given again.
+    f"""INSERT INTO feed(version, store, entry) SELECT seq, 0, 0 FROM sqlite_sequence
+        WHERE name = 'entries_1' AND seq > ({HEAD})""",
+    "DROP TABLE entries_1",
 )
 
 
@@ -82,15 +111,16 @@ def prepare(connection: sqlite3.Connection, path: str, *, create: bool = True) -
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         needed = ".".join(map(str, MINIMUM_SQLITE))
         raise DatabaseError(f"the SQLite library is {sqlite3.sqlite_version}, {needed} or newer is needed; update it")
-    has_tables = _check_format(connection, path)
+    number = _check_format(connection, path)
     is_wal = _set_wal(connection, path)
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    if not has_tables and create:
-        _create(connection, path)
+    if number < FORMAT and create:
+        _bring_up(connection, path)
     return is_wal
 
 
-def _check_format(connection: sqlite3.Connection, path: str) -> bool:
+def _check_format(connection: sqlite3.Connection, path: str) -> int:
+    """Give the number of the file's format, 0 where there are no tables yet."""
     # In this order, since somebody may be creating the file: whoever sees tables must find the application's id.
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (number,) = connection.execute("PRAGMA user_version").fetchone()
@@ -101,7 +131,7 @@ def _check_format(connection: sqlite3.Connection, path: str) -> bool:
         raise FormatVersionError(
             f"{path} has format {number}, this version of ptb_kvpersistence reads up to {FORMAT}; update the package"
         )
-    return bool(tables)
+    return int(number) if tables else 0
 
 
 def _set_wal(connection: sqlite3.Connection, path: str) -> bool:
@@ -120,14 +150,16 @@ def _set_wal(connection: sqlite3.Connection, path: str) -> bool:
     return bool(mode == "wal")
 
 
-def _create(connection: sqlite3.Connection, path: str) -> None:
+def _bring_up(connection: sqlite3.Connection, path: str) -> None:
+    """Create the tables, or turn those of an older format into the present ones."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _check_format(connection, path):
-            for statement in _STATEMENTS:
+        number = _check_format(connection, path)
+        if number < FORMAT:
+            if number:
+                _logger.info("%s has format %d and gets format %d", path, number, FORMAT)
+            for statement in FROM_1_TO_2 if number else TABLES:
                 connection.execute(statement)
-            # The row makes the sequence exist before the first INSERT, for the trigger's sake.
-            connection.execute("INSERT INTO sqlite_sequence(name, seq) VALUES('entries', 0)")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ptb_kvpersistence.backends.base import in_use, no_such_store, store_exists
 from ptb_kvpersistence.backends.base import now as now_ms
+from ptb_kvpersistence.backends.sqlite.schema import HEAD
 from ptb_kvpersistence.model import StoreInfo
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Stores:
             # The first time leaves tombstones, by the trigger that serves SQL clients.
             for _ in range(2):
                 self._connection.execute("DELETE FROM entries WHERE store = ?", (store.id,))
+            self._connection.execute(f"DELETE FROM feed WHERE store = ? AND version < ({HEAD})", (store.id,))
             self._connection.execute("DELETE FROM domains WHERE store = ?", (store.id,))
             self._connection.execute("DELETE FROM stores WHERE id = ?", (store.id,))
             # Nobody attaches or acquires between this look and the commit.

@@ -1,0 +1,152 @@
+"""Reading the tables of one connection: entries, pages, counts, the change feed, and the checks of a commit.
+
+Each call is one attempt on the calling thread; who calls sees to a snapshot where several statements need one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ptb_kvpersistence.backends.base import store_gone
+from ptb_kvpersistence.backends.sqlite.schema import HEAD
+from ptb_kvpersistence.model import (
+    Address,
+    Change,
+    Changes,
+    ChangesReply,
+    CommitReply,
+    Count,
+    KeyRange,
+    Page,
+    PageReply,
+    Record,
+    VersionCheck,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from ptb_kvpersistence.model import RangeCheck
+
+    Checks = tuple[VersionCheck | RangeCheck, ...]
+
+ALIVE: Final = "value IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
+VERSION: Final = f"SELECT version FROM entries WHERE store = ? AND domain = ? AND key = ? AND {ALIVE}"
+_FIELDS = "CAST(value AS BLOB), version, updated_at, ttl, expires_at"
+_GET = f"SELECT {_FIELDS} FROM entries WHERE store = ? AND domain = ? AND key = ? AND {ALIVE}"
+_EXISTS = "SELECT 1 FROM stores WHERE id = ?"
+# Of an entry only its latest change is there; rows of the feed that point to earlier ones wait to be swept.
+_CHANGED = "FROM feed CROSS JOIN entries ON entries.entry = feed.entry AND entries.version = feed.version"
+_FEED_FIELDS = "CAST(value AS BLOB), feed.version, updated_at, ttl, expires_at"
+_IN_ONE_STATEMENT = 500
+
+
+class Reads:
+    """What one connection reads."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def check_store(self, store: int) -> None:
+        """Raise StoreNotFoundError where the store is gone; entries go with it, so only who found none has to ask."""
+        if self._connection.execute(_EXISTS, (store,)).fetchone() is None:
+            raise store_gone()
+
+    def head(self) -> int:
+        """Give the highest version ever given."""
+        (head,) = self._connection.execute(HEAD).fetchone()
+        return int(head)
+
+    def record(self, store: int, domain: str, key: str, now: int) -> Record | None:
+        """Read an entry that is alive."""
+        row = self._connection.execute(_GET, (store, domain, key, now)).fetchone()
+        return None if row is None else Record._make(row)
+
+    def page(self, request: Page, now: int) -> PageReply:
+        """Read a page of a range."""
+        where, parameters = range_clause(request.store, request.range)
+        order = "DESC" if request.reverse else "ASC"
+        rows = self._connection.execute(
+            f"SELECT key, {_FIELDS} FROM entries WHERE {where} AND {ALIVE} ORDER BY key {order} LIMIT ?",
+            (*parameters, now, request.limit + 1),
+        ).fetchall()
+        items = [(row[0], Record._make(row[1:])) for row in rows[: request.limit]]
+        if not items:
+            self.check_store(request.store)
+        return PageReply(items, len(rows) > request.limit)
+
+    def count(self, request: Count, now: int) -> int:
+        """Count the entries of a range."""
+        where, parameters = range_clause(request.store, request.range)
+        statement = f"SELECT count(*) FROM entries WHERE {where} AND {ALIVE}"
+        counted = int(self._connection.execute(statement, (*parameters, now)).fetchone()[0])
+        if not counted:
+            self.check_store(request.store)
+        return counted
+
+    def changes(self, request: Changes) -> ChangesReply:
+        """Read the feed; inside a snapshot."""
+        wanted, domains = "", request.domains or ()
+        if request.domains is not None:
+            wanted = f"AND domain IN ({', '.join('?' * len(domains))})"
+        info = self._connection.execute(
+            f"SELECT incarnation, horizon, ({HEAD}) FROM stores WHERE id = ?", (request.store,)
+        ).fetchone()
+        if info is None:
+            raise store_gone()
+        rows = self._connection.execute(
+            f"SELECT domain, key, {_FEED_FIELDS} {_CHANGED}"
+            f" WHERE feed.store = ? AND feed.version > ? {wanted} ORDER BY feed.version LIMIT ?",
+            (request.store, request.since, *domains, request.limit + 1),
+        ).fetchall()
+        incarnation, horizon, head = info
+        more = len(rows) > request.limit
+        changes = list(map(Change._make, rows[: request.limit]))
+        if more:
+            head = changes[-1].version
+        return ChangesReply(changes, max(head, horizon), horizon, incarnation, more)
+
+    def failed_checks(self, store: int, checks: Checks, now: int) -> CommitReply | None:
+        """Compare what a commit relies on with what is there; inside a snapshot."""
+        conflicts: dict[Address, Record | None] = {}
+        execute = self._connection.execute
+        if self._are_current(store, checks, now):
+            return None
+        for check in checks:
+            if isinstance(check, VersionCheck):
+                row = execute(VERSION, (store, check.domain, check.key, now)).fetchone()
+                if (0 if row is None else row[0]) != check.version:
+                    record = self.record(store, check.domain, check.key, now)
+                    conflicts[Address(check.domain, check.key)] = record
+            else:
+                where, parameters = range_clause(store, check.range)
+                statement = (
+                    f"SELECT 1 FROM entries WHERE {where} AND (version > ? OR (expires_at > ? AND expires_at <= ?))"
+                )
+                if execute(statement, (*parameters, check.since, check.at, now)).fetchone():
+                    return CommitReply(range_conflict=True)
+        return CommitReply(conflicts=conflicts) if conflicts else None
+
+    def _are_current(self, store: int, checks: Checks, now: int) -> bool:
+        """Whether all that is checked are versions, and all of them are still there: the feed finds them quickly."""
+        versions = [check.version for check in checks if isinstance(check, VersionCheck) and check.version]
+        if len(versions) < len(checks):
+            return False
+        found: set[Any] = set()
+        for start in range(0, len(versions), _IN_ONE_STATEMENT):
+            part = versions[start : start + _IN_ONE_STATEMENT]
+            marks = ", ".join("?" * len(part))
+            statement = (
+                f"SELECT domain, key, feed.version {_CHANGED}"
+                f" WHERE feed.version IN ({marks}) AND feed.store = ? AND {ALIVE}"
+            )
+            found.update(self._connection.execute(statement, (*part, store, now)))
+        return found.issuperset(checks)
+
+
+def range_clause(store: int, keys: KeyRange) -> tuple[str, tuple[Any, ...]]:
+    """Build the condition for a range of keys, and its parameters."""
+    clause, parameters = "store = ? AND domain = ? AND key >= ?", (store, keys.domain, keys.start)
+    if keys.stop is None:
+        return clause, parameters
+    return f"{clause} AND key < ?", (*parameters, keys.stop)
