@@ -159,7 +159,7 @@ async def test_without_since_async_with_begins_on_entering(location):
                 assert brief([event]) == [("newer", 3)]
                 break
         with pytest.raises(StopAsyncIteration):
-            await anext(changes)
+            await asyncio.wait_for(anext(changes), 5)
 
 
 async def test_without_since_async_for_begins_at_its_first_step(location):
