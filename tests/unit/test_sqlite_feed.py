@@ -91,7 +91,7 @@ def test_sweeping_drops_what_is_superseded_and_nothing_else(backend, store, path
     for _ in range(20):
         put(backend, store, *(f"k{number}" for number in range(100)))
     put(backend, store, *(f"cold{number}" for number in range(300)))
-    backend.perform(Commit(store, (Delete("d", "k7"), Delete("d", "k8"))))
+    backend.perform(Commit(store, (Delete("d", "k8"), Delete("d", "k7"))))
     sql(path, "DELETE FROM entries WHERE key = 'k8'")  # as an old tombstone goes
     seen, (before,) = feed(backend, store), sql(path, "SELECT count(*) FROM feed")[0]
     dropped = 0
