@@ -281,7 +281,8 @@ class ChangesReply(NamedTuple):
     Attributes:
         changes: In version order.
         head: Highest version in the store; with ``more`` the version of the last change given.
-        horizon: Changes up to here may have been forgotten; a cursor below it has a gap.
+        horizon: Changes up to here may have been forgotten; a cursor below it has a gap. A store begins with one that
+            is above all versions given before, so that those of an earlier store of its name have a gap too.
         incarnation: Identity of the store; a cursor belongs to one incarnation.
         more: There are changes after ``head``.
     """

@@ -10,7 +10,7 @@ from ptb_kvpersistence.model import Changes, Commit, Count, Delete, KeyRange, Op
 
 
 async def test_the_latest_change_of_each_key_in_version_order(backend, store, put):
-    await put(a=b"1", b=b"2")
+    first, _ = await put(a=b"1", b=b"2")
     await put("e", a=b"3")
     await put(a=b"4")
     await backend.perform(Commit(store, (Delete("d", "b"),)))
@@ -23,7 +23,8 @@ async def test_the_latest_change_of_each_key_in_version_order(backend, store, pu
     versions = [change.version for change in reply.changes]
     assert versions == sorted(versions)
     assert reply.head == versions[-1]
-    assert (reply.horizon, reply.more) == (0, False)
+    assert reply.horizon < first
+    assert not reply.more
 
 
 async def test_only_what_came_after_the_cursor(backend, store, put):
@@ -114,12 +115,12 @@ async def test_sweep_takes_at_most_so_many(backend, store, clock, witness):
 
 
 async def test_old_tombstones_go_and_the_horizon_tells(backend, store, put, clock, witness):
-    await put(a=b"1", b=b"2")
+    first, _ = await put(a=b"1", b=b"2")
     (gone,) = (await backend.perform(Commit(store, (Delete("d", "a"),)))).versions
     clock.now += TOMBSTONE_LIFETIME
     (later,) = (await backend.perform(Commit(store, (Delete("d", "b"),)))).versions
     assert await backend.perform(Sweep()) == 0
-    assert (await backend.perform(Changes(store, 0))).horizon == 0
+    assert (await backend.perform(Changes(store, 0))).horizon < first
     clock.now += 1
     assert await backend.perform(Sweep()) == 1
     assert witness.tombstones() == {("shop", "d", "b")}

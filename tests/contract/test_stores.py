@@ -101,6 +101,7 @@ async def test_a_store_made_anew_is_another_one(backend, store, put):
     reply = await backend.perform(Changes(after.id, 0))
     assert reply.changes == []
     assert reply.incarnation == after.incarnation
+    assert reply.head == reply.horizon > head, "it begins above the old one"
     (version,) = (await backend.perform(Commit(after.id, (Put("d", "a", b"2"),)))).versions
     assert version > head
 

@@ -354,6 +354,28 @@ def test_a_cursor_of_an_earlier_incarnation(location):
             next(following)
 
 
+@pytest.mark.parametrize("last", ["a value", "a deletion", "nothing"])
+async def test_a_version_of_an_earlier_incarnation(location, store, last):
+    with connect(location) as database:
+        old = database.store("shop")
+        versions = [] if last == "nothing" else [old.set(f"k{n}", n) for n in range(3)]
+        if last == "a deletion":
+            old.clear()
+            versions += [event.version for event in old.watch(since=versions[-1], timeout=0)]
+        elsewhere = database.create("other").set("a", 1)
+        database.delete("shop")
+        new = database.create("shop")
+        async with connect_async(location) as other:
+            new_one = Sync(new) if isinstance(store, Sync) else await other.store("shop")
+            for written in (0, 20):
+                new.set_many({f"k{n}": "new" for n in range(written)})
+                for version in (*versions, elsewhere):
+                    with pytest.raises(WatchGapError, match="from the start"):
+                        await watched(new_one, since=version)
+                assert len(await watched(new_one, since=0)) == written
+            assert await watched(new_one, since=new.entry("k19").version) == []
+
+
 async def test_a_version_of_the_future(store, rival):
     version = rival.set("a", 1)
     with pytest.raises(WatchGapError):

@@ -274,7 +274,8 @@ class MemoryEngine:
             raise no_such_store(request.name, self._name)
         self._version += 1
         info = StoreInfo(self._version, request.name, uuid.uuid4().hex)
-        self._stores[info.id] = _StoreData(info)
+        # Versions of an earlier store of that name are no place to go on from.
+        self._stores[info.id] = _StoreData(info, horizon=self._version)
         return info
 
     def _rename_store(self, request: RenameStore) -> None:

@@ -63,8 +63,11 @@ class Stores:
         return found
 
     def _create(self, name: str) -> StoreInfo:
+        # It begins above all versions so far: those of an earlier store of that name are no place to go on from.
+        self._connection.execute("INSERT INTO feed(store, entry) VALUES(0, 0)")
         self._connection.execute(
-            "INSERT INTO stores(name, incarnation, created_at) VALUES(?, ?, ?)", (name, uuid.uuid4().hex, now_ms())
+            f"INSERT INTO stores(name, incarnation, created_at, horizon) VALUES(?, ?, ?, ({HEAD}))",
+            (name, uuid.uuid4().hex, now_ms()),
         )
         created = self._find(name)
         assert created is not None  # noqa: S101 - inserted in this transaction
