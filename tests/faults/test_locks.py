@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from ptb_kvpersistence import connect
+from ptb_kvpersistence.backends.sqlite.checkpoint import _try_lock
+from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 from ptb_kvpersistence.errors import (
     CorruptDatabaseError,
     FormatVersionError,
@@ -333,6 +335,42 @@ with store.lock("report", ttl=3600) as lease:
         assert [process.hear(), process.hear(), process.hear()] == ["the same lock", "the same lock", "closed"]
         with pytest.raises(LockTimeoutError):
             shop.lock("report", timeout=0.3).__enter__()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows makes symbolic links for administrators only")
+def test_who_comes_by_a_symbolic_link_shares_all_locks(path, shop, tmp_path, monkeypatch):
+    monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.checkpoint.has_wal_reset_bug", lambda: True)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "bot.db"
+    link.symlink_to(path)
+    code = """
+from ptb_kvpersistence.backends.sqlite import checkpoint
+checkpoint.has_wal_reset_bug = lambda: True
+store = connect(path).store("shop")
+with store.lock("report"), store.transaction(lock=True):
+    store["by"] = "link"
+    say("inside")
+    wait()
+engine = store.backend._connection.engine
+engine._checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY)
+say("checkpointing")
+wait()
+"""
+    with child(code, str(link)) as process:
+        assert process.hear() == "inside"
+        assert not WriterQueue(path).enter(0)
+        with pytest.raises(LockTimeoutError), shop.lock("report", timeout=0):
+            pass
+        process.tell()
+        assert process.hear() == "checkpointing"
+        assert _try_lock(f"{path}-checkpoint") is None
+        process.tell()
+        process.wait()
+    assert shop["by"] == "link"
+    assert list(link.parent.iterdir()) == [link]
+    queue = WriterQueue(path)
+    assert queue.enter(0)
+    queue.leave()
 
 
 def test_a_deleted_file_of_leases_loses_leases_and_nothing_else(path, shop, tmp_path):

@@ -36,7 +36,8 @@ class Checkpointer:
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
-        self._lock_path = f"{path}-checkpoint"
+        # As SQLite does with its own files: who comes by a symbolic link must meet the others.
+        self._lock_path = f"{os.path.realpath(path)}-checkpoint"
         self._is_active = has_wal_reset_bug()
         self._mutations = 0
         self._lock: int | None = None

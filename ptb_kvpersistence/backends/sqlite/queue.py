@@ -24,7 +24,8 @@ class WriterQueue:
     """One place in the queue at a time; used by one thread at a time."""
 
     def __init__(self, path: str) -> None:
-        self._path = f"{path}-queue"
+        # As SQLite does with its own files: who comes by a symbolic link must meet the others.
+        self._path = f"{os.path.realpath(path)}-queue"
         self._handle: int | None = None
         _queues.add(self)
 
