@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ptb_kvpersistence.persistence.layout import EntityId
+from ptb_kvpersistence.persistence.state import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ptb_kvpersistence.errors import EncodeError
+    from ptb_kvpersistence.persistence.keeper import Keeper
     from ptb_kvpersistence.persistence.sections import CallbackData
 
 KEYBOARD: Final = "k:"
@@ -27,6 +30,16 @@ class CallbackLedger:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._last = 0
+
+    def capture(self, keeper: Keeper, data: CallbackData) -> EncodeError | None:
+        """Capture PTB's callback data, what is gone from it included; gives the first error."""
+        entries = self.split(data)
+        current = {entity.id for entity, _ in entries}
+        errors = [error for entity, value in entries if (error := keeper.capture_value(entity, value)) is not None]
+        for key, state in list(keeper.replica.states["callback_data"].items()):
+            if key not in current and not (state.known is None and state.captured in (NOTHING, None)):
+                keeper.capture(EntityId("callback_data", key), None)
+        return errors[0] if errors else None
 
     def split(self, data: CallbackData) -> list[tuple[EntityId, dict[str, Any]]]:
         """Turn PTB's callback data into the values of its entries, in order."""

@@ -1,4 +1,4 @@
-"""What ``update_*`` and ``drop_*`` give back: a coroutine that nobody has to await.
+"""One round of captures, and what ``update_*`` and ``drop_*`` give back: a coroutine that nobody has to await.
 
 PTB calls them one after another and awaits them together, but where a value cannot be copied it never awaits the
 ones before. A native coroutine would then warn that it was never awaited, though its work is done all the same.
@@ -10,8 +10,33 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Generator
     from types import TracebackType
+
+
+class Cycle:
+    """One round of captures that goes into one commit.
+
+    Attributes:
+        task: Commits it; None until a loop is there.
+        error: What went wrong, if it did; given to one awaiter.
+        waiters: One future per awaiter, so that none can cancel the others.
+    """
+
+    __slots__ = ("error", "task", "waiters")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.error: Exception | None = None
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def finish(self, _task: object = None) -> None:
+        """Wake the awaiters."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Ticket(Coroutine[Any, Any, None]):

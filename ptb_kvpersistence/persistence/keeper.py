@@ -11,20 +11,21 @@ import logging
 import os
 import time
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import BusyError, EncodeError, KVPersistenceError
 from ptb_kvpersistence.persistence import namespaces, rescue
 from ptb_kvpersistence.persistence import state as states
+from ptb_kvpersistence.persistence.cycle import Cycle
 from ptb_kvpersistence.persistence.layout import SHAREABLE, EntityId, Layout
 from ptb_kvpersistence.persistence.presence import Presence
-from ptb_kvpersistence.persistence.replica import EMPTY, Replica
+from ptb_kvpersistence.persistence.replica import Replica
 from ptb_kvpersistence.persistence.state import NOTHING, State
 from ptb_kvpersistence.store.operations import drive, drive_async, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
     from ptb_kvpersistence.codec import Codec
     from ptb_kvpersistence.model import Requested
@@ -49,28 +50,36 @@ FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
 
 
-class Cycle:
-    """One round of captures that goes into one commit.
+class Surroundings(Protocol):
+    """What the keeper asks about the program around it; see :class:`.host.Host`."""
 
-    Attributes:
-        task: Commits it; None until a loop is there.
-        error: What went wrong, if it did; given to one awaiter.
-        waiters: One future per awaiter, so that none can cancel the others.
-    """
+    def bot_name(self) -> str | None:
+        """Give the name of the bot's namespace, if there is a bot."""
+        ...
 
-    __slots__ = ("error", "task", "waiters")
+    def is_running(self) -> bool:
+        """Tell whether PTB is at work."""
+        ...
 
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self.error: Exception | None = None
-        self.waiters: list[asyncio.Future[None]] = []
+    def required_kind(self, section: str) -> type[Any]:
+        """Give the class that loaded data must have."""
+        ...
 
-    def finish(self, _task: object = None) -> None:
-        """Wake the awaiters."""
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    def default(self, section: str) -> bytes:
+        """Give the text of data that were never filled."""
+        ...
+
+    def holds(self, entity: EntityId, live: object) -> bool:
+        """Tell whether an object is still PTB's."""
+        ...
+
+    def follow(self, keeper: Keeper) -> None:
+        """Find the new objects of what was dropped."""
+        ...
+
+    def collect(self, keeper: Keeper) -> None:
+        """Capture what PTB holds beyond the data it showed."""
+        ...
 
 
 class Keeper:
@@ -86,6 +95,7 @@ class Keeper:
         store: AsyncStore,
         codec: Codec,
         policies: Policies,
+        host: Surroundings,
         *,
         owns_store: bool,
         share: frozenset[str],
@@ -96,17 +106,11 @@ class Keeper:
         self.store = store
         self.codec = codec
         self.policies = policies
+        self.host = host
         self.owns_store = owns_store
         self.share = share
         self.max_staleness = max_staleness
         self.on_flush = on_flush
-        self.bot_name: Callable[[], str | None] = lambda: None
-        self.collect: Callable[[], None] = lambda: None
-        self.follow: Callable[[], None] = lambda: None
-        self.is_running: Callable[[], bool] = lambda: False
-        self.holds: Callable[[EntityId, object], bool] = lambda _entity, _live: True
-        self.default: Callable[[str], bytes] = lambda _section: EMPTY
-        self.kind: Callable[[str], type] = lambda _section: object
         self._presence = Presence(store)
         self._patience = max(5.0, 2.5 * update_interval)
         self._start()
@@ -152,7 +156,7 @@ class Keeper:
 
     def _opening(self, orphans: list[rescue.Orphan]) -> Generator[Requested[Any], Any, None]:
         store = yield from open_store(self.store.handle)
-        namespace = yield from namespaces.resolve(store, self.bot_name())
+        namespace = yield from namespaces.resolve(store, self.host.bot_name())
         layout = Layout(namespace, self.share)
         for orphan in orphans:
             yield from rescue.replay(orphan, store, self.codec, self.policies)
@@ -168,7 +172,7 @@ class Keeper:
             async with self._lock:
                 if not self.replica.is_attached:
                     await self._open_locked()
-        await self._presence.arrive(self.bot_name)
+        await self._presence.arrive(self.host.bot_name)
 
     async def _open_locked(self) -> None:
         token, now = self.store.backend.peek(self.max_staleness), time.monotonic()
@@ -246,7 +250,7 @@ class Keeper:
             self._cycle = None
         try:
             await self._commit()
-            await self._presence.arrive(self.bot_name)
+            await self._presence.arrive(self.host.bot_name)
         except Exception as error:  # noqa: BLE001 - delivered to the awaiter
             cycle.error = error
             self._retry_later(error)
@@ -260,6 +264,16 @@ class Keeper:
                     state = replica.states[other.section].get(part)
                     if state is not None:
                         self._capture_live(other, state)
+
+    def capture_value(self, entity: EntityId, value: object) -> EncodeError | None:
+        """Capture what memory holds now as a value; gives the error if it cannot be stored, which is logged too."""
+        try:
+            text = self.replica.encode(entity, value)
+        except EncodeError as error:
+            self.report_unencodable(entity, error)
+            return error
+        self.capture(entity, text)
+        return None
 
     def _capture_live(self, entity: EntityId, state: State) -> None:
         if state.live is NOTHING:
@@ -277,7 +291,7 @@ class Keeper:
 
     def capture_touched(self) -> None:
         """Capture all live data that PTB showed us, without PTB's help."""
-        self.follow()
+        self.host.follow(self)
         for entity, state in self.touched():
             self._capture_live(entity, state)
 
@@ -338,7 +352,7 @@ class Keeper:
             self._watch_the_end()
             raise
         # While PTB runs, any handler may still be at work on what it was shown.
-        is_running = self.is_running()
+        is_running = self.host.is_running()
         keeps = is_running and len(self._touched_before) < MOST_TOUCHED
         self._touched_before = {**self._touched_before, **touched} if keeps else touched
         if not is_running:
@@ -410,17 +424,17 @@ class Keeper:
     async def _merge_newer(self, entity: EntityId, state: State, live: Any) -> None:
         if entity in self.replica.in_flight and self._commit_task is not None:
             await asyncio.wait({self._commit_task}, timeout=FLIGHT_TIMEOUT)
-        if entity in self.replica.in_flight or state.live is not live or not self.holds(entity, live):
+        if entity in self.replica.in_flight or state.live is not live or not self.host.holds(entity, live):
             return  # the next refresh finds it, with the base that the commit leaves
         try:
-            self.replica.refresh(entity, state, live, self.default(entity.section))
+            self.replica.refresh(entity, state, live, self.host.default(entity.section))
         except EncodeError as error:
             self.report_unencodable(entity, error)
 
     def _help_out(self) -> None:
         """Save by ourselves: PTB has not called for long, so its updater may be dead."""
         self._captured_at = time.monotonic()
-        self.collect()
+        self.host.collect(self)
         self.capture_touched()
         if self.replica.dirty:
             _logger.warning("PTB has not updated the persistence for long; saving %d entities", len(self.replica.dirty))
@@ -440,7 +454,7 @@ class Keeper:
             if not self._is_fresh():
                 await self._look()
             replica, found = self.replica, {}
-            kind = self.kind(section) if section in SHAREABLE else object
+            kind = self.host.required_kind(section) if section in SHAREABLE else object
             for count, (id_, state) in enumerate(list(replica.states[section].items())):
                 value = replica.load(EntityId(section, id_), state, kind)
                 if value is not NOTHING:
@@ -478,7 +492,7 @@ class Keeper:
         self._is_watched = False
         self.replica.land()
         try:
-            self.collect()
+            self.host.collect(self)
         except Exception:  # what PTB and its handlers hold may be anything; the rest is saved all the same
             _logger.exception("could not ask PTB for conversations and callback data")
         self.capture_touched()

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import gc
 import logging
-import weakref
 from collections.abc import Collection, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from telegram import Bot
-from telegram.ext import BasePersistence, ContextTypes, ConversationHandler, ExtBot, PersistenceInput
+from telegram.ext import BasePersistence, ContextTypes, ConversationHandler, PersistenceInput
 
 from ptb_kvpersistence.backends.urls import parse
 from ptb_kvpersistence.errors import ConfigurationError, EncodeError
-from ptb_kvpersistence.persistence import ptb
 from ptb_kvpersistence.persistence.callbacks import CallbackLedger
 from ptb_kvpersistence.persistence.cycle import Ticket
 from ptb_kvpersistence.persistence.dict_json import DictJSON, format_dict_json, parse_dict_json
+from ptb_kvpersistence.persistence.host import Host, numeric_id
 from ptb_kvpersistence.persistence.keeper import Keeper
 from ptb_kvpersistence.persistence.layout import (
     BOT_DATA,
@@ -28,7 +27,6 @@ from ptb_kvpersistence.persistence.layout import (
     check_id,
 )
 from ptb_kvpersistence.persistence.namespaces import check_bot_name
-from ptb_kvpersistence.persistence.replica import EMPTY
 from ptb_kvpersistence.persistence.sections import Sections
 from ptb_kvpersistence.persistence.sections_io import persistence_codec
 from ptb_kvpersistence.persistence.state import NOTHING, Nothing
@@ -40,10 +38,8 @@ if TYPE_CHECKING:
     import os
     from datetime import datetime
 
-    from telegram.ext import Application
-
     from ptb_kvpersistence.codec import Codec
-    from ptb_kvpersistence.persistence.keeper import Cycle
+    from ptb_kvpersistence.persistence.cycle import Cycle
     from ptb_kvpersistence.persistence.sections import CallbackData
 
     Data = dict[Any, Any]
@@ -149,28 +145,21 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         self.single_file = single_file
         self.on_flush = on_flush
         self.context_types: ContextTypes[Any, UD, CD, BD] = context_types or cast("Any", ContextTypes())
-        self._bot_name = None if bot is None else check_bot_name(bot)
-        self._application: weakref.ref[Application[Any, Any, Any, Any, Any, Any]] | None = None
-        self._has_searched = False
         self._ledger = CallbackLedger()
         codec = self._make_codec(types)
+        bot_name = None if bot is None else check_bot_name(bot)
+        self._host = Host(self, bot_name, lambda: self.context_types, codec, self._ledger)
         self._keeper = Keeper(
             make_async_store(filepath, DEFAULT_STORE, codec) if store is None else _check_store(store),
             codec,
             Policies(merge, sections=SHAREABLE),
+            self._host,
             owns_store=store is None,
             share=_check_share(share),
             max_staleness=_check_seconds(max_staleness, "max_staleness"),
             update_interval=_check_seconds(update_interval, "update_interval"),
             on_flush=on_flush,
         )
-        self._keeper.bot_name = self._find_bot_name
-        self._keeper.collect = self._collect
-        self._keeper.follow = self._follow
-        self._keeper.is_running = self._is_running
-        self._keeper.holds = self._holds
-        self._keeper.default = self._default_text
-        self._keeper.kind = self._required_kind
 
     def _make_codec(self, types: Iterable[type]) -> Codec:
         custom = [
@@ -249,20 +238,14 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             ConfigurationError: This persistence serves another bot already.
         """
         known = cast("Bot | None", self.bot)
-        if known is not None and known is not bot and _numeric_id(known) != _numeric_id(bot):
+        if known is not None and known is not bot and numeric_id(known) != numeric_id(bot):
             message = (
                 "this KVPersistence serves another bot already; make one per Application, "
                 "with store=... for bots that share a store"
             )
             raise ConfigurationError(message)
         super().set_bot(bot)
-        self._application, self._has_searched = None, False
-
-    def _find_bot_name(self) -> str | None:
-        if self._bot_name is not None:
-            return self._bot_name
-        bot = cast("Bot | None", self.bot)
-        return None if bot is None else _numeric_id(bot)
+        self._host.changed()
 
     # --- loading ---
 
@@ -298,7 +281,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             KVPersistenceError: The store cannot be read.
         """
         loaded = await self._load("bot_data")
-        return cast("BD", loaded[None] if None in loaded else self._context_kind("bot_data")())
+        return cast("BD", loaded[None] if None in loaded else self._host.context_kind("bot_data")())
 
     async def get_callback_data(self) -> CallbackData | None:
         """Load the callback data.
@@ -328,7 +311,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
 
     async def _load(self, section: Section) -> dict[Any, object]:
         # Now there are few objects to search; once everything is loaded there are many.
-        self._find_application()
+        self._host.application()
         # The collector would look at each new object again and again: half of the time of a bulk load.
         was_enabled = gc.isenabled()
         gc.disable()
@@ -375,7 +358,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
 
     def update_callback_data(self, data: CallbackData) -> Coroutine[Any, Any, None]:
         """Take the callback data, of which only the difference is written; see :meth:`update_user_data`."""
-        error = self._capture_callback_data(data)
+        error = self._ledger.capture(self._keeper, data)
         return self._ticket(self._keeper.cycle(), error)
 
     def drop_user_data(self, user_id: int) -> Coroutine[Any, Any, None]:
@@ -387,7 +370,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return self._drop(EntityId("chat_data", check_id("chat_data", chat_id)))
 
     def _update(self, entity: EntityId, data: object) -> Coroutine[Any, Any, None]:
-        error = self._capture(entity, data)
+        error = self._keeper.capture_value(entity, data)
         if not self._is_live(entity, data):
             # A script hands over other objects than it was given; those must not win over these later.
             self._keeper.forget_live(entity)
@@ -409,75 +392,13 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
 
     def _drop(self, entity: EntityId) -> Coroutine[Any, Any, None]:
         # PTB reports only the drop, also where a handler has put something into a new object since.
-        live = self._after_drop(entity)
+        live = self._host.after_drop(entity, self._keeper)
         if live is not None:
             self._keeper.replace_live(entity, live)
             return self._update(entity, live)
         self._keeper.capture(entity, None)
         self._keeper.forget_live(entity)
         return self._ticket(self._keeper.cycle(), None)
-
-    def _after_drop(self, entity: EntityId) -> object | None:
-        """Give the object that PTB holds for an entity of which it reports the drop, None if it has none."""
-        if entity.section == "conversations":
-            return None
-        application = self._find_application()
-        if application is not None:
-            return cast("object", getattr(application, entity.section).get(entity.id))
-        state = self._keeper.replica.state(entity)
-        return state.live if state.is_replaced else None
-
-    def _find_application(self) -> Application[Any, Any, Any, Any, Any, Any] | None:
-        # The search is long. Whoever has no Application now has none until one hands over its bot.
-        application = None if self._application is None else self._application()
-        if application is None or application.persistence is not self:
-            if self._application is None and self._has_searched:
-                return None
-            application = ptb.find_application(self)
-            self._application = None if application is None else weakref.ref(application)
-            self._has_searched = True
-        return application
-
-    def _context_kind(self, section: str) -> type[Any]:
-        """Give the class of a section's data: the Application's word counts, where it has context types of its own."""
-        application = self._find_application()
-        types = self.context_types if application is None else application.context_types
-        return cast("type[Any]", getattr(types, section))
-
-    def _holds(self, entity: EntityId, live: object) -> bool:
-        """Tell whether an object is still PTB's: a drop, reported later, deletes what was there when it was made."""
-        application = self._find_application()
-        if application is None:
-            return True
-        held = getattr(application, entity.section)
-        return live is (held if entity.section == "bot_data" else held.get(entity.id))
-
-    def _required_kind(self, section: str) -> type[Any]:
-        # A script without an Application takes the data as it is.
-        return object if self._find_application() is None else self._context_kind(section)
-
-    def _is_running(self) -> bool:
-        application = self._find_application()
-        return application is not None and application.running
-
-    def _capture(self, entity: EntityId, data: object) -> EncodeError | None:
-        try:
-            text = self._keeper.replica.encode(entity, data)
-        except EncodeError as error:
-            self._keeper.report_unencodable(entity, error)
-            return error
-        self._keeper.capture(entity, text)
-        return None
-
-    def _capture_callback_data(self, data: CallbackData) -> EncodeError | None:
-        keeper = self._keeper
-        entries = self._ledger.split(data)
-        current = {entity.id for entity, _ in entries}
-        errors = [error for entity, value in entries if (error := self._capture(entity, value)) is not None]
-        for key, state in list(keeper.replica.states["callback_data"].items()):
-            if key not in current and not (state.known is None and state.captured in (NOTHING, None)):
-                keeper.capture(EntityId("callback_data", key), None)
-        return errors[0] if errors else None
 
     def _ticket(self, cycle: Cycle, error: EncodeError | None) -> Coroutine[Any, Any, None]:
         async def wait() -> None:
@@ -526,16 +447,16 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         )
         await self._keeper.open()
         for user_id, data in (sections.user_data or {}).items():
-            self._capture(EntityId("user_data", check_id("user_data", user_id)), data)
+            self._keeper.capture_value(EntityId("user_data", check_id("user_data", user_id)), data)
         for chat_id, data in (sections.chat_data or {}).items():
-            self._capture(EntityId("chat_data", check_id("chat_data", chat_id)), data)
+            self._keeper.capture_value(EntityId("chat_data", check_id("chat_data", chat_id)), data)
         if sections.bot_data is not None:
-            self._capture(BOT_DATA, sections.bot_data)
+            self._keeper.capture_value(BOT_DATA, sections.bot_data)
         for name, states in (sections.conversations or {}).items():
             for key, state in states.items():
-                self._capture(check_conversation(name, cast("Key", key)), state)
+                self._keeper.capture_value(check_conversation(name, cast("Key", key)), state)
         if sections.callback_data is not None:
-            self._capture_callback_data(sections.callback_data)
+            self._ledger.capture(self._keeper, sections.callback_data)
         await self._keeper.deliver(self._keeper.cycle())
 
     async def dump_json(self) -> DictJSON:
@@ -576,63 +497,12 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         """Bring the bot_data up to what the store holds now; see :meth:`refresh_user_data`."""
         await self._keeper.refresh(BOT_DATA, bot_data)
 
-    def _default_text(self, section: str) -> bytes:
-        kind = self._context_kind(section)
-        return EMPTY if kind is dict else self._keeper.codec.encode(kind(), section)
-
-    def _follow(self) -> None:
-        """Find the new objects of what was dropped, which no refresh has shown yet."""
-        keeper = self._keeper
-        dropped = [
-            entity
-            for entity, state in keeper.touched()
-            if state.live is NOTHING and entity.section in ("user_data", "chat_data")
-        ]
-        application = self._find_application() if dropped else None
-        for entity in dropped:
-            live = None if application is None else getattr(application, entity.section).get(entity.id)
-            if live is not None:
-                keeper.replace_live(entity, live)
-
-    # --- the emergency: PTB no longer calls ---
-
-    def _collect(self) -> None:
-        """Capture what PTB holds beyond the data it showed us: drops, conversations and callback data."""
-        keeper = self._keeper
-        application = self._find_application()
-        if application is None or not keeper.replica.is_attached:
-            return
-        for entity, state in keeper.touched():
-            if entity.section in ("user_data", "chat_data"):
-                live = getattr(application, entity.section).get(entity.id)
-                if live is None:
-                    keeper.capture(entity, None)
-                    keeper.forget_live(entity)
-                elif live is not state.live:
-                    keeper.replace_live(entity, live)
-        cache = self.bot.callback_data_cache if isinstance(self.bot, ExtBot) else None
-        if self.store_data.callback_data and cache is not None:
-            self._capture_callback_data(cache.persistence_data)
-        running: set[Any] = set()
-        for name, key, conversation_state in ptb.conversation_states(application):
-            running.add((name, key))
-            self._capture(check_conversation(name, key), conversation_state)
-        names = ptb.conversation_names(application)
-        for name, key in list(keeper.replica.states["conversations"]):
-            if name in names and (name, key) not in running:
-                keeper.capture(EntityId("conversations", (name, key)), None)
-
 
 def _by_name(states: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
     found: dict[str, dict[Any, Any]] = {}
     for (name, key), state in states.items():
         found.setdefault(name, {})[key] = state
     return found
-
-
-def _numeric_id(bot: Bot) -> str:
-    # bot.id raises before the bot is initialised; the token begins with the same number.
-    return str(bot.token).partition(":")[0]
 
 
 def _as_path(filepath: object) -> Path | None:

@@ -442,7 +442,7 @@ async def test_the_end_saves_what_it_can_though_ptb_cannot_be_asked(path):
         def refuse():
             raise RuntimeError("on purpose")
 
-        bot.keeper.collect = refuse
+        bot.keeper.host.collect = refuse
         bot.keeper.finish()
     assert users(path) == {1: expected("a")}
 
