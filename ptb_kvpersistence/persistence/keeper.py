@@ -227,10 +227,14 @@ class Keeper:
         )
         cycle.task.add_done_callback(cycle.finish)
 
-    async def deliver(self, cycle: Cycle) -> None:
-        """Wait for a cycle's commit; its error goes to the first who asks."""
-        if self.on_flush:
-            return
+    async def deliver(self, cycle: Cycle, own: EncodeError | None) -> None:
+        """Wait for a cycle's commit; its error goes to the first who asks, ``own`` to him whom it concerns."""
+        if not self.on_flush:
+            await self._deliver(cycle)
+        if own is not None:
+            raise own
+
+    async def _deliver(self, cycle: Cycle) -> None:
         self._check_loop()
         if cycle.task is None or cycle.task.get_loop() is not self._loop:
             self._schedule(cycle)

@@ -401,12 +401,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return self._ticket(self._keeper.cycle(), None)
 
     def _ticket(self, cycle: Cycle, error: EncodeError | None) -> Coroutine[Any, Any, None]:
-        async def wait() -> None:
-            await self._keeper.deliver(cycle)
-            if error is not None:
-                raise error
-
-        return Ticket(wait)
+        return Ticket(lambda: self._keeper.deliver(cycle, error))
 
     async def flush(self) -> None:
         """Save everything, and let go of the file. The next call opens it again.
@@ -457,7 +452,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
                 self._keeper.capture_value(check_conversation(name, cast("Key", key)), state)
         if sections.callback_data is not None:
             self._ledger.capture(self._keeper, sections.callback_data)
-        await self._keeper.deliver(self._keeper.cycle())
+        await self._keeper.deliver(self._keeper.cycle(), None)
 
     async def dump_json(self) -> DictJSON:
         """Give everything stored as the JSON strings that :class:`telegram.ext.DictPersistence` takes.

@@ -21,7 +21,7 @@ from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 from ptb_kvpersistence.backends.sqlite.reads import Reads
 from ptb_kvpersistence.backends.sqlite.stores import Stores
-from ptb_kvpersistence.backends.sqlite.writes import Writes
+from ptb_kvpersistence.backends.sqlite.writes import HalfWrittenError, Writes
 from ptb_kvpersistence.errors import BusyError, DatabaseError
 from ptb_kvpersistence.model import (
     Changes,
@@ -331,13 +331,19 @@ class Engine:
         self._checkpointer.before_commit(len(request.mutations))
         committed = False
         try:
-            with self._writing_fenced(request) if request.fences else self._writing():
-                reply = self._apply(request)
+            try:
+                reply = self._commit_once(request, quick=not self._connection.in_transaction)
+            except HalfWrittenError:
+                reply = self._commit_once(request, quick=False)
             committed = reply.is_committed
         finally:
             self._checkpointer.after_commit(committed=committed)
         self._sweep_sometimes()
         return reply
+
+    def _commit_once(self, request: Commit, *, quick: bool) -> CommitReply:
+        with self._writing_fenced(request) if request.fences else self._writing():
+            return self._apply(request, quick=quick)
 
     @contextmanager
     def _writing_fenced(self, request: Commit) -> Iterator[None]:
@@ -377,8 +383,8 @@ class Engine:
                 with self._writing():
                     self._writes.sweep_feed(3 * unswept)
 
-    def _apply(self, request: Commit) -> CommitReply:
-        reply = self._writes.apply(request, now_ms())
+    def _apply(self, request: Commit, *, quick: bool = False) -> CommitReply:
+        reply = self._writes.apply(request, now_ms(), quick=quick)
         self._unswept += len(reply.versions)
         return reply
 
