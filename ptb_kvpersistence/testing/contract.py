@@ -1,0 +1,23 @@
+"""The whole contract: one class that a backend's test module subclasses."""
+
+from __future__ import annotations
+
+from ptb_kvpersistence.testing.committing import Committing, CommittingOnce
+from ptb_kvpersistence.testing.feed import Feed
+from ptb_kvpersistence.testing.leases import Leases
+from ptb_kvpersistence.testing.modelled import Modelled
+from ptb_kvpersistence.testing.reading import Reading
+from ptb_kvpersistence.testing.stores import Opening, Stores
+
+
+class Contract(
+    Reading,
+    Committing,
+    CommittingOnce,
+    Modelled,
+    Feed,
+    Opening,
+    Stores,
+    Leases,
+):
+    """Every test of the suite, on both faces; a subclass gives ``make_place``."""
