@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from ptb_kvpersistence.testing.committing import Committing, CommittingOnce
+from ptb_kvpersistence.testing.expiry import Expiry
 from ptb_kvpersistence.testing.feed import Feed
 from ptb_kvpersistence.testing.leases import Leases
 from ptb_kvpersistence.testing.modelled import Modelled
 from ptb_kvpersistence.testing.reading import Reading
+from ptb_kvpersistence.testing.serialisable import Serialisable
 from ptb_kvpersistence.testing.stores import Opening, Stores
+from ptb_kvpersistence.testing.transactions import Transactions
+from ptb_kvpersistence.testing.watching import Watching
 
 
 class Contract(
@@ -19,5 +23,9 @@ class Contract(
     Opening,
     Stores,
     Leases,
+    Transactions,
+    Serialisable,
+    Expiry,
+    Watching,
 ):
     """Every test of the suite, on both faces; a subclass gives ``make_place``."""
