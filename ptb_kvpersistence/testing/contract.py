@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ptb_kvpersistence.testing.committing import Committing, CommittingOnce
+from ptb_kvpersistence.testing.exclusive import Exclusive, Sessions
 from ptb_kvpersistence.testing.expiry import Expiry
 from ptb_kvpersistence.testing.feed import Feed
 from ptb_kvpersistence.testing.leases import Leases
@@ -27,5 +28,7 @@ class Contract(
     Serialisable,
     Expiry,
     Watching,
+    Sessions,
+    Exclusive,
 ):
     """Every test of the suite, on both faces; a subclass gives ``make_place``."""

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_WRITES: Final = (Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep)
+_WRITES: Final = (Commit, DeleteStore, RenameStore, SetDomain, Sweep)
 
 
 SWEEP_EVERY: Final = 30_000
@@ -114,10 +114,15 @@ class MemoryEngine:
             BusyError: It writes, and somebody other than ``owner`` has an exclusive session.
         """
         with self._lock:
-            if self._owner is not None and owner is not self._owner and isinstance(request, _WRITES):
+            if self._owner is not None and owner is not self._owner and self._writes(request):
                 message = f"{self._name} is locked by an exclusive transaction; try again, or end it"
                 raise BusyError(message)
             return cast("R", self._handlers[type(request)](request))
+
+    def _writes(self, request: Requested[Any]) -> bool:
+        if isinstance(request, OpenStore):
+            return request.mode != "open" and self._find(request.name) is None
+        return isinstance(request, _WRITES)
 
     def begin(self, owner: object) -> None:
         """Begin an exclusive session; BusyError while there is one."""
