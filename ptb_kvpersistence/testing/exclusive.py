@@ -116,7 +116,7 @@ class Sessions(Suite):
         assert 0.15 <= first < 5
         assert 0.25 <= second < 5
         await session.end(None)
-        await other.perform(Commit(store, (Put("d", "a", b"3"),)), 5)
+        await face.elsewhere(lambda: other.perform(Commit(store, (Put("d", "a", b"3"),)), 5))
         assert witness.entries() == {("shop", "d", "a"): b"3"}
 
     async def test_a_checked_commit_waits_too_and_is_judged_by_what_the_session_wrote(
@@ -245,8 +245,12 @@ class Exclusive(Suite):
 
         async with shop.transaction(lock=True):
             await face.elsewhere(rival)
-        async with other.transaction(lock=True, timeout=2):  # those that gave up may still be handing their turn on
-            await other.set("k", 2)
+
+        async def take() -> None:
+            async with other.transaction(lock=True, timeout=2):
+                await other.set("k", 2)
+
+        await face.elsewhere(take)  # not on the loop: those that gave up may still be handing their turn on
         assert await shop.get("k") == 2
 
     async def test_a_child_is_not_inside(self, face: Face, connect: Connect, shop: AsyncStore, rival: Store) -> None:
@@ -325,7 +329,11 @@ class Exclusive(Suite):
 
         async with shop.transaction(lock=True):
             await asyncio.gather(*(face.start(lambda other=other: give_up(other)) for other in others))  # type: ignore[misc]
-        for other in others:
+
+        async def take(other: AsyncStore) -> None:
             async with other.transaction(lock=True, timeout=5):
                 await other.increment("n")
+
+        for other in others:  # not on the loop: those that gave up may still be handing their turn on
+            await face.elsewhere(lambda other=other: take(other))  # type: ignore[misc]
         assert await shop.get("n") == 3

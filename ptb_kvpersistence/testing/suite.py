@@ -55,6 +55,13 @@ def guarantee_of(suite: type, test: str) -> str:
     return str(getattr(vars(written_in)[test], "__guarantee__", None) or vars(written_in)["guarantee"])
 
 
+on_sync_face = pytest.mark.parametrize("face", ["sync"], indirect=True)
+"""For a test about the sync face alone; on tests, since marks of classes would go over to the whole contract."""
+
+on_async_face = pytest.mark.parametrize("face", ["async"], indirect=True)
+"""For a test about the async face alone."""
+
+
 @pytest.mark.asyncio
 class Suite:
     """Base of all test classes.

@@ -19,7 +19,7 @@ from ptb_kvpersistence.store.sync import Store
 from ptb_kvpersistence.store.watching import Event
 from ptb_kvpersistence.testing.faces import Face, Subject
 from ptb_kvpersistence.testing.place import Place
-from ptb_kvpersistence.testing.suite import Connect, Suite
+from ptb_kvpersistence.testing.suite import Connect, Suite, on_sync_face
 
 
 def brief(events: list[Event]) -> list[tuple[str, Any]]:
@@ -203,6 +203,7 @@ class Watching(Suite):
         await shop.set("b", 2)
         assert brief(await face.watched(shop, since=version)) == [("b", 2)]
 
+    @on_sync_face
     async def test_the_sync_watch_ends_after_its_timeout(self, rival: Store) -> None:
         rival["k"] = 1
         started = time.monotonic()
