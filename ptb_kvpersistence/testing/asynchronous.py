@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from ptb_kvpersistence.backends.base import AsyncBackend
 from ptb_kvpersistence.errors import StoreClosedError
@@ -28,7 +27,7 @@ from ptb_kvpersistence.model import (
 )
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.testing.faces import Face, Subject
-from ptb_kvpersistence.testing.place import Place, Witness
+from ptb_kvpersistence.testing.place import Witness
 from ptb_kvpersistence.testing.suite import Connect, Suite, on_async_face
 
 

@@ -17,7 +17,6 @@ from ptb_kvpersistence.model import (
     GetMany,
     KeyRange,
     OpenStore,
-    Page,
     Put,
     RangeCheck,
     VersionCheck,

@@ -15,7 +15,7 @@ from ptb_kvpersistence.model import Sweep
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.sync import Store
 from ptb_kvpersistence.testing.faces import Subject, collect
-from ptb_kvpersistence.testing.place import Place, Witness
+from ptb_kvpersistence.testing.place import Place
 from ptb_kvpersistence.testing.suite import Suite
 
 Writing = Callable[[AsyncStore], Awaitable[None]]

@@ -7,25 +7,21 @@ from typing import Any
 
 import pytest
 
-from ptb_kvpersistence.errors import StoreNotFoundError
 from ptb_kvpersistence.model import (
     Address,
     Changes,
     Commit,
     CommitReply,
-    Count,
     Delete,
-    GetMany,
     KeyRange,
-    OpenStore,
     Page,
     Put,
     RangeCheck,
     VersionCheck,
 )
 from ptb_kvpersistence.testing.faces import Subject
-from ptb_kvpersistence.testing.place import Place, Witness
-from ptb_kvpersistence.testing.suite import Connect, Head, Suite, Write, proves
+from ptb_kvpersistence.testing.place import Witness
+from ptb_kvpersistence.testing.suite import Connect, Suite
 
 
 class Model:

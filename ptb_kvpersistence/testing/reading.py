@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from ptb_kvpersistence.errors import StoreClosedError, StoreExistsError, StoreNotFoundError
 from ptb_kvpersistence.model import (
     Address,
     Checked,
@@ -16,7 +15,6 @@ from ptb_kvpersistence.model import (
     Delete,
     GetMany,
     KeyRange,
-    ListStores,
     OpenStore,
     Page,
     Put,
@@ -26,7 +24,7 @@ from ptb_kvpersistence.model import (
 )
 from ptb_kvpersistence.testing.faces import Subject
 from ptb_kvpersistence.testing.place import Place, Witness
-from ptb_kvpersistence.testing.suite import Connect, Suite, Write
+from ptb_kvpersistence.testing.suite import Suite, Write
 
 DAY = 86_400_000
 

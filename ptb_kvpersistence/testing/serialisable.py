@@ -14,8 +14,7 @@ from ptb_kvpersistence.errors import ConflictError
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.sync import Store
 from ptb_kvpersistence.testing.faces import collect
-from ptb_kvpersistence.testing.place import Place
-from ptb_kvpersistence.testing.suite import Suite, proves
+from ptb_kvpersistence.testing.suite import Suite
 
 Read = Callable[[AsyncStore], Awaitable[None]]
 Act = Callable[[Store], Any]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,8 +11,7 @@ from ptb_kvpersistence.errors import ConflictError
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.sync import Store
 from ptb_kvpersistence.testing.faces import collect
-from ptb_kvpersistence.testing.place import Place
-from ptb_kvpersistence.testing.suite import Suite, proves
+from ptb_kvpersistence.testing.suite import Suite
 
 FAILURES = [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError]
 

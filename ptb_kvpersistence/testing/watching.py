@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, Backend
+from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
 from ptb_kvpersistence.errors import ConfigurationError, DecodeError, WatchGapError
 from ptb_kvpersistence.model import Commit, DeleteStore, Put, Sweep
 from ptb_kvpersistence.store.aio import AsyncStore
