@@ -52,7 +52,7 @@ def cancelled_at(coroutine: Coroutine[Any, Any, None], step: int) -> Generator[A
             asyncio.get_running_loop().call_soon(task.cancel)
         try:
             reply, send = (yield waits_for), coroutine.send
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is handed on
             reply, send = error, coroutine.throw
 
 
@@ -275,14 +275,14 @@ class CheapLook(Suite):
                 await face.sleep(0.003)
 
         writer = face.start(write)
-        for _ in range(40):
+        for _ in range(5):
             token = backend.raw.peek(self.LATE)
-            reply = await backend.perform(Changes(store, 0))
-            if token is not None and backend.raw.peek(self.LATE) == token:
-                await asyncio.sleep(0)
-                continue
-            assert reply.head >= 0
-            await asyncio.sleep(0.002)
+            first = (await backend.perform(Changes(store, 0))).head
+            await asyncio.sleep(0.02)
+            second = (await backend.perform(Changes(store, 0))).head
+            await asyncio.sleep(self.LATE)
+            # Late by as much as was allowed, it must know of what was committed between the two looks.
+            assert token is None or first == second or backend.raw.peek(self.LATE) != token
         stop = True
         await writer
         await asyncio.sleep(self.LATE)

@@ -80,7 +80,7 @@ class Modelled(Suite):
     async def test_random_commits_agree_with_a_model(
         self, connect: Connect, backend: Subject, store: int, witness: Witness, seed: Any
     ) -> None:
-        chance, model = random.Random(seed), Model()
+        chance, model = random.Random(seed), Model()  # noqa: S311 - repeatable randomness
         others = [backend, connect()]
 
         def address() -> Address:

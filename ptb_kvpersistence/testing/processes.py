@@ -26,7 +26,7 @@ class Client:
 
     def __init__(self, place: Place, job: str) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter and our own module
             [sys.executable, "-m", client.__name__, job],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

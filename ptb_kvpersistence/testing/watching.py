@@ -162,7 +162,8 @@ class Watching(Suite):
         assert brief([event for event in seen if event.key != "begin"]) == [("a", "a"), ("b", "b"), ("end", "end")]
 
     async def test_everybody_sees_everything(self, face: Face, connect: Connect, shop: AsyncStore) -> None:
-        followers = [face.start(lambda store=face.store(connect()): take(store, 20, since=0)) for _ in range(3)]  # type: ignore[misc]
+        stores = [face.store(connect()) for _ in range(3)]
+        followers = [face.start(lambda store=store: take(store, 20, since=0)) for store in stores]  # type: ignore[misc]
         for n in range(20):
             await shop.set(f"k{n:02}", n)
             await asyncio.sleep(0.002)

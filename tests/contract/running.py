@@ -1,0 +1,53 @@
+"""Runs the contract suite inside a test, and keeps what became of it; no tests here."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from ptb_kvpersistence.testing.suite import guarantee_of
+
+
+class Report:
+    """A pytest plugin that picks tests by guarantee and face, and remembers the outcome of each.
+
+    Attributes:
+        outcomes: Name of the test to "passed", "failed" or "skipped".
+        reasons: Name of a skipped test to why.
+        guarantees: Name of the test to its guarantee.
+    """
+
+    def __init__(self, guarantee=None, face=None):
+        self._guarantee, self._face = guarantee, face
+        self.outcomes, self.reasons, self.guarantees = {}, {}, {}
+
+    def pytest_collection_modifyitems(self, items):
+        for item in items:
+            if item.cls is not None:
+                self.guarantees[item.name] = guarantee_of(item.cls, item.originalname)
+        items[:] = [
+            item
+            for item in items
+            if self._guarantee in {None, self.guarantees.get(item.name)} and (self._face or "") in item.name
+        ]
+
+    def pytest_runtest_logreport(self, report):
+        name = report.nodeid.rpartition("::")[2]
+        if report.skipped:
+            self.outcomes[name] = "skipped"
+            self.reasons[name] = report.longrepr[2]
+        elif report.failed or (report.when == "call" and name not in self.outcomes):
+            self.outcomes[name] = report.outcome
+
+    def named(self, outcome):
+        return {name for name, found in self.outcomes.items() if found == outcome}
+
+
+def run(pytester: pytest.Pytester, source: str, *options: str, **choice: str) -> Report:
+    """Run a test module of the given text in this process."""
+    pytester.makeini("[pytest]\naddopts=\n")
+    pytester.makepyfile(test_it=textwrap.dedent(source))
+    report = Report(**choice)
+    pytester.inline_run("-p", "no:cacheprovider", "-q", *options, plugins=[report])
+    return report
