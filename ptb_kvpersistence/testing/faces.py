@@ -71,6 +71,10 @@ async def _settled(result: object) -> object:
 class Face(ABC):
     """How a test works with one of the two faces."""
 
+    def __init__(self) -> None:
+        self._started: list[asyncio.Future[Any]] = []
+        self._is_over = False
+
     @abstractmethod
     def open(self, place: Place, timeout: float) -> Subject:
         """Open a backend."""
@@ -80,8 +84,21 @@ class Face(ABC):
         """Give a store, made where it is not there; its methods are awaited whichever face it has."""
 
     @abstractmethod
+    def _start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]: ...
+
     def start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
         """Run a coroutine function in a thread or task of its own; inside, wait by :meth:`sleep` only."""
+        self._started.append(self._start(function))
+        return self._started[-1]
+
+    async def end(self) -> None:
+        """Wait for what a failed test has left running; its backends are closed."""
+        self._is_over = True
+        if self._started:
+            await asyncio.wait(self._started, timeout=10)
+        for each in self._started:
+            if not each.cancel() and not each.cancelled():
+                each.exception()  # the test has seen it, or has failed itself
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
@@ -107,12 +124,12 @@ class SyncFace(Face):
         """Give a store whose methods are awaited."""
         return cast("AsyncStore", SyncStore(sync_store(cast("Backend", backend.raw), name)))
 
-    def start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
-        """Run a coroutine function in a thread."""
+    def _start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
         return asyncio.ensure_future(asyncio.to_thread(lambda: finish(function())))
 
     async def sleep(self, seconds: float) -> None:
         """Block the thread."""
+        assert not self._is_over, "the test has ended"
         time.sleep(seconds)  # noqa: ASYNC251 - it is the thread that is meant to wait
 
     async def watched(self, store: AsyncStore, **options: Any) -> list[Event]:
@@ -132,12 +149,12 @@ class AsyncFace(Face):
         raw = cast("AsyncBackend", backend.raw)
         return AsyncStore(raw, Handle(name, "ensure", Codec(), raw))
 
-    def start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
-        """Run a coroutine function in a task."""
+    def _start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
         return asyncio.ensure_future(function())
 
     async def sleep(self, seconds: float) -> None:
         """Let the other tasks go on."""
+        assert not self._is_over, "the test has ended"
         await asyncio.sleep(seconds)
 
     async def watched(self, store: AsyncStore, **options: Any) -> list[Event]:

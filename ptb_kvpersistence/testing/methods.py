@@ -15,12 +15,12 @@ from ptb_kvpersistence.errors import (
     KeyExistsError,
     KeyNotFoundError,
 )
-from ptb_kvpersistence.model import Commit, KeyRange, Put
+from ptb_kvpersistence.model import Commit, KeyRange, OpenStore, Put
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.sync import Store
 from ptb_kvpersistence.testing.faces import Subject, collect
 from ptb_kvpersistence.testing.place import Place
-from ptb_kvpersistence.testing.suite import Suite, on_sync_face
+from ptb_kvpersistence.testing.suite import Suite, on_async_face, on_sync_face
 
 
 def root(place: Place, domain: str = "") -> dict[str, Any]:
@@ -195,6 +195,10 @@ class Methods(Suite):
         await backend.perform(Commit(info.id, (Put("", "bad", b'{"$future": 1}'),)))
         with pytest.raises(DecodeError, match="bad"):
             await shop.get("bad")
+
+    @on_async_face
+    async def test_info(self, shop: AsyncStore, backend: Subject) -> None:
+        assert await shop.info() == await backend.perform(OpenStore("shop"))
 
     async def test_run_gives_what_the_function_gives(self, shop: AsyncStore, place: Place) -> None:
         async def work(view: AsyncStore) -> int:

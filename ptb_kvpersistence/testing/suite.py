@@ -107,6 +107,7 @@ class Suite:
         yield open_
         for subject in opened:
             await subject.close()
+        await face.end()
 
     @pytest_asyncio.fixture
     async def backend(self, connect: Connect) -> Subject:

@@ -18,8 +18,9 @@ class Report:
         guarantees: Name of the test to its guarantee.
     """
 
-    def __init__(self, guarantee=None, face=None):
-        self._guarantee, self._face = guarantee, face
+    def __init__(self, guarantees=None, face=None, *, by_class=False):
+        self._parts = 2 if by_class else 1
+        self._guarantees, self._face = guarantees, face
         self.outcomes, self.reasons, self.guarantees = {}, {}, {}
 
     def pytest_collection_modifyitems(self, items):
@@ -29,11 +30,12 @@ class Report:
         items[:] = [
             item
             for item in items
-            if self._guarantee in {None, self.guarantees.get(item.name)} and (self._face or "") in item.name
+            if (self._guarantees is None or self.guarantees.get(item.name) in self._guarantees)
+            and (self._face or "") in item.name
         ]
 
     def pytest_runtest_logreport(self, report):
-        name = report.nodeid.rpartition("::")[2]
+        name = "::".join(report.nodeid.split("::")[-self._parts :])
         if report.skipped:
             self.outcomes[name] = "skipped"
             self.reasons[name] = report.longrepr[2]
@@ -44,9 +46,9 @@ class Report:
         return {name for name, found in self.outcomes.items() if found == outcome}
 
 
-def run(pytester: pytest.Pytester, source: str, *options: str, **choice: str) -> Report:
+def run(pytester: pytest.Pytester, source: str, *options: str, **choice) -> Report:
     """Run a test module of the given text in this process."""
-    pytester.makeini("[pytest]\naddopts=\n")
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(test_it=textwrap.dedent(source))
     report = Report(**choice)
     pytester.inline_run("-p", "no:cacheprovider", "-q", *options, plugins=[report])
