@@ -187,7 +187,7 @@ class Unchecked(MemoryEngine):
 
 
 BROKEN = {
-    LostUpdate: ("atomic commit", "check"),
+    LostUpdate: ("atomic commit", "old_version"),
     Torn: ("atomic commit", "stops_everything"),
     Repeating: ("atomic commit", "never_used_twice or written_again"),
     Phantoms: ("serialisable transaction", "has_been_changed"),
@@ -204,7 +204,7 @@ BROKEN = {
     Careless: ("stores", "in_use"),
     Unfenced: ("named locks", "fenced"),
     Unqueued: ("named locks", "first"),
-    Crowded: ("exclusive transaction", "waits or wait"),
+    Crowded: ("exclusive transaction", "checked_commit_waits"),
     Recoded: ("requests", "byte_for_byte"),
     Unordered: ("requests", "code_point"),
 }

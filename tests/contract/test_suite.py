@@ -62,15 +62,6 @@ def test_every_broken_backend_is_noticed(pytester):
     assert {engine for engine in BROKEN if f"Test{engine.__name__}" not in failed} == set(), "nobody noticed"
 
 
-def test_the_same_tests_find_nothing_wrong_with_the_good_one(pytester):
-    """The words above pick tests, and what they find is not due to the way of running them."""
-    guarantees = {guarantee for guarantee, _ in BROKEN.values()}
-    words = " or ".join(words for _, words in BROKEN.values())
-    report = run(pytester, MODULE.format(place="MemoryPlace()"), "-k", words, guarantees=guarantees, face="sync")
-    assert len(report.named("passed")) > len(BROKEN)
-    assert not report.named("failed")
-
-
 # --- as the docstring says ---
 
 
