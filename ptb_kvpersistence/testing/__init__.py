@@ -79,7 +79,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+try:
+    import pytest
+    import pytest_asyncio  # noqa: F401 - asked for here, so that the error says what to install
+except ImportError as error:
+    message = 'the contract suite needs pytest and pytest-asyncio; run: pip install "ptb_kvpersistence[testing]"'
+    raise ImportError(message) from error
 
 pytest.register_assert_rewrite(*(f"{__name__}.{each.stem}" for each in Path(__file__).parent.glob("[!_]*.py")))
 

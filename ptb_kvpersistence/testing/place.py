@@ -57,6 +57,8 @@ class Witness(Protocol):
 class Place(ABC):
     """One empty database that any number of backends can open; made anew for each test.
 
+    The database's clock and this machine's should agree within half a minute. A deadline of 0 seconds means one attempt.
+
     Attributes:
         limits: What the backend does not guarantee: names out of :data:`GUARANTEES`, each with the reason. The tests of
             these are skipped, and no others.
@@ -81,7 +83,7 @@ class Place(ABC):
         """Make all that is stored that much older, by raw statements: shift every stored time back.
 
         That is when entries were written and expire, when entries were deleted and commits made, until when locks are
-        held, when waiters last asked and bots were last seen.
+        held, when waiters last asked and bots were last seen. Versions, tokens and the time of the last sweep stay.
         """
 
     def opener(self) -> Callable[[], Backend]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_the_docstring_is_how_it_is_done(pytester):
     assert not report.named("failed")
     assert len(report.named("passed")) > 10
     assert {report.guarantees[name] for name in report.named("skipped")} == {"survives kill -9"}
+
+
+@pytest.mark.parametrize("module", ["pytest", "pytest_asyncio"])
+def test_without_pytest_the_error_names_the_extra(module):
+    code = f"import sys; sys.modules[{module!r}] = None; import ptb_kvpersistence.testing"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "ptb_kvpersistence[testing]" in found.stderr
 
 
 # --- limits ---
