@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from ptb_kvpersistence import connect, connect_async
-from tests.store.faces import Sync
+from ptb_kvpersistence.testing.faces import SyncStore
 
 
 class Clock:
@@ -42,7 +42,7 @@ async def store(request, location):
     """A store whose methods are awaited, whichever face it has."""
     if request.param == "sync":
         with connect(location) as database:
-            yield Sync(database.store("shop", create=True))
+            yield SyncStore(database.store("shop", create=True))
     else:
         async with connect_async(location) as database:
             yield await database.store("shop", create=True)

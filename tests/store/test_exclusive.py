@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ptb_kvpersistence import connect, connect_async
-from ptb_kvpersistence.errors import BusyError, ConflictError, LockTimeoutError, ReentryError
+from ptb_kvpersistence.errors import ReentryError
 from ptb_kvpersistence.store.aio import AsyncStore
-from tests.store.faces import Sync
+from ptb_kvpersistence.testing.faces import SyncStore
 
 HOLDER = """
 import sys, time
@@ -67,153 +67,7 @@ def wait_until(condition, seconds=10.0):
 # --- others wait ---
 
 
-def test_plain_writers_wait(shop, database, location, pool):
-    order = []
-
-    def write(store, key):
-        store[key] = 1
-        order.append(key)
-
-    with connect(location) as elsewhere:
-        other, again = elsewhere.store("shop"), database.store("shop")
-        with shop.transaction(lock=True):
-            shop["run"] = 1
-            waiting = [
-                pool.submit(write, shop, "same connection"),
-                pool.submit(write, other, "other connection"),
-                pool.submit(write, again.domain("d"), "domain"),
-            ]
-            time.sleep(0.15)
-            assert not order
-            assert shop["run"] == 1
-            assert list(shop) == ["run"]
-            order.append("end")
-        for future in waiting:
-            future.result(10)
-    assert order[0] == "end"
-    assert set(shop) == {"run", "same connection", "other connection"}
-
-
-def test_others_read_meanwhile(shop, location, pool):
-    shop["k"] = "before"
-    with connect(location) as elsewhere:
-        other = elsewhere.store("shop")
-        with shop.transaction(lock=True):
-            shop["k"] = "after"
-            writer = pool.submit(shop.set, "waits", 1)
-            time.sleep(0.05)
-            started = time.monotonic()
-            assert pool.submit(other.get, "k").result(10) == "before"
-            assert pool.submit(shop.get, "k").result(10) == "before"
-            assert time.monotonic() - started < 2, "a reader waited for the lock"
-        writer.result(10)
-    assert shop["k"] == "after"
-
-
-async def test_other_tasks_wait(async_shop):
-    done = []
-
-    async def write(key):
-        await async_shop.set(key, 1)
-        done.append(key)
-
-    async with async_shop.transaction(lock=True) as view:
-        tasks = [asyncio.create_task(write(key)) for key in "ab"]
-        await view.set("run", 1)
-        await asyncio.sleep(0.1)
-        assert not done
-        assert await async_shop.count() == 1
-    await asyncio.gather(*tasks)
-    assert await async_shop.count() == 3
-
-
-async def test_reads_inside_conflict_with_nobody(store, location):
-    async with store.transaction(lock=True):
-        before = await store.get("n", 0)
-        assert await store.count() == 0
-        await store.set("n", before + 1)
-    assert await store.get("n") == 1
-
-
-def test_the_wait_has_an_end(shop, location):
-    with connect(location, timeout=0.1) as elsewhere:
-        other = elsewhere.store("shop")
-
-        def rival():
-            for timeout in (0, 0.1):
-                started = time.monotonic()
-                with pytest.raises(LockTimeoutError, match="try again"), other.transaction(lock=True, timeout=timeout):
-                    pytest.fail("there is somebody inside")
-                assert timeout <= time.monotonic() - started < 5
-            with pytest.raises(BusyError):
-                other["k"] = 1
-
-        with shop.transaction(lock=True), ThreadPoolExecutor(1) as pool:
-            pool.submit(rival).result(20)
-        with other.transaction(lock=True, timeout=2):  # those that gave up may still be handing their turn on
-            other["k"] = 2
-    assert dict(shop) == {"k": 2}
-
-
-async def test_the_wait_of_a_task_has_an_end(async_shop):
-    async def rival(timeout):
-        async with async_shop.transaction(lock=True, timeout=timeout):
-            pytest.fail("there is somebody inside")
-
-    async with async_shop.transaction(lock=True):
-        for timeout in (0, 0.05):
-            with pytest.raises(LockTimeoutError):
-                await asyncio.create_task(rival(timeout))
-    async with async_shop.transaction(lock=True, timeout=2):
-        await async_shop.set("k", 1)
-    assert await async_shop.get("k") == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_the_lock_is_free_at_once_when_its_holder_is_killed(file, pool):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(file)], stdout=subprocess.PIPE, text=True)
-    try:
-        with holder.stdout as output:
-            assert output.readline() == "locked\n"
-
-        def take():
-            with connect(file) as database:
-                store = database.store("shop")
-                with store.transaction(lock=True, timeout=20):
-                    store["taken"] = 1
-                    return time.monotonic(), dict(store)
-
-        waiting = pool.submit(take)
-        time.sleep(0.1)
-        assert not waiting.done()
-        killed = time.monotonic()
-        holder.send_signal(signal.SIGKILL)
-        taken, found = waiting.result(20)
-    finally:
-        holder.kill()
-        holder.wait()
-    assert taken - killed < 1
-    assert found == {"taken": 1}
-
-
 # --- waiters that go away ---
-
-
-async def test_a_cancelled_waiter_leaves_nothing_locked(async_shop):
-    async def wait():
-        async with async_shop.transaction(lock=True):
-            pytest.fail("it was cancelled before its turn")
-
-    async with async_shop.transaction(lock=True):
-        waiters = [asyncio.create_task(wait()) for _ in range(3)]
-        await asyncio.sleep(0.05)
-        for waiter in waiters:
-            waiter.cancel()
-        results = await asyncio.gather(*waiters, return_exceptions=True)
-        assert all(isinstance(result, asyncio.CancelledError) for result in results)
-    async with async_shop.transaction(lock=True, timeout=5):
-        await async_shop.set("k", 1)
-    assert await async_shop.get("k") == 1
 
 
 async def test_a_task_that_gave_up_waiting_may_write(async_shop):
@@ -298,59 +152,7 @@ async def awaited(awaitable):
     return await awaitable
 
 
-@pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
-async def test_cancelled_at_every_await(location, lock):
-    async with connect_async(location) as database, connect_async(location) as elsewhere:
-        store = await database.create("shop")
-        witness = await elsewhere.store("shop")
-        for step in itertools.count():
-            progress = []
-
-            async def transact(progress=progress, step=step):
-                async with store.transaction(lock=lock) as view:
-                    progress.append("inside")
-                    await view.get("a")
-                    await view.set("a", step)
-                    await view.append("b", step)
-                    await asyncio.sleep(0)
-                    progress.append("end")
-
-            before = await witness.get_many(["a", "b"])
-            task = asyncio.create_task(awaited(cancelled_at(transact(), step)))
-            await asyncio.wait([task])
-            await witness.increment("free")  # whether the lock is
-            after = await witness.get_many(["a", "b"])
-            if "end" in progress:
-                while after == before:  # the commit goes on without its task
-                    await asyncio.sleep(0.002)
-                    after = await witness.get_many(["a", "b"])
-                assert after["a"] == after["b"][-1] == step
-            else:
-                assert after == before
-            assert await store.increment("outside") == step + 1
-            if not task.cancelled():
-                task.result()
-                break
-        assert step > 0
-
-
 # --- whose transaction it is ---
-
-
-async def test_a_child_task_is_not_inside(store, rival):
-    async def child():
-        assert await store.count() == 0
-        await store.set("child", 1)
-        with pytest.raises(ConflictError):
-            await store.set("a", 2, if_version=-1)
-
-    with pytest.raises(ValueError, match="roll back"):
-        async with store.transaction():
-            await store.set("a", 1)
-            await asyncio.gather(child())
-            assert dict(rival) == {"child": 1}
-            raise ValueError("roll back")
-    assert dict(rival) == {"child": 1}
 
 
 async def test_a_thread_with_the_same_context_is_not_inside(shop):
@@ -439,7 +241,7 @@ def test_a_forked_child_does_not_end_its_parents_transaction(file):
 
 
 async def test_transactions_of_two_stores_at_once(location, store):
-    other = Sync(connect(location).store("other", create=True))
+    other = SyncStore(connect(location).store("other", create=True))
     with pytest.raises(ValueError, match="roll back"):
         async with store.transaction():
             await store.set("a", 1)
@@ -475,9 +277,11 @@ async def sibling(store):
     from ptb_kvpersistence.store.operations import Handle
     from ptb_kvpersistence.store.sync import Store
 
-    handle = store.scope.handle if isinstance(store, Sync) else store.handle
+    handle = store.scope.handle if isinstance(store, SyncStore) else store.handle
     handle = Handle("sibling", "ensure", handle.codec, handle.backend)
-    found = Sync(Store(store.backend, handle)) if isinstance(store, Sync) else AsyncStore(store.backend, handle)
+    found = (
+        SyncStore(Store(store.backend, handle)) if isinstance(store, SyncStore) else AsyncStore(store.backend, handle)
+    )
     await found.count()  # opens it
     return found
 
@@ -495,16 +299,6 @@ async def test_a_plain_write_to_another_store_inside(store):
     async with store.transaction():
         await second.set("k", 3)
     assert await second.get("k") == 3
-
-
-async def test_the_lock_cannot_be_taken_half_way(store, rival):
-    async with store.transaction():
-        await store.set("a", 1)
-        with pytest.raises(ReentryError, match="lock=True"):
-            async with store.transaction(lock=True):
-                pytest.fail("it was let in")
-        await store.set("b", 1)
-    assert dict(rival) == {"a": 1, "b": 1}
 
 
 async def test_a_sync_store_does_not_wait_inside_a_running_loop(shop, async_shop):

@@ -18,7 +18,7 @@ from ptb_kvpersistence.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
-from tests.store.faces import Sync, collect
+from ptb_kvpersistence.testing.faces import SyncStore, collect
 
 KEYS = [None, 1, 1.5, b"k", ("k",), object, "", "\0", "a\0b", "\ud800", "k" * 1025, "é" * 513]
 NAMES = [None, 1, b"k", "\0", "\ud800", "k" * 1025]
@@ -237,9 +237,9 @@ def test_names_of_stores(location):
 async def test_after_closing(store, location):
     from ptb_kvpersistence import connect, connect_async
 
-    if isinstance(store, Sync):
+    if isinstance(store, SyncStore):
         with connect(location) as database:
-            closed = Sync(database.store("shop"))
+            closed = SyncStore(database.store("shop"))
     else:
         async with connect_async(location) as database:
             closed = await database.store("shop")
