@@ -6,12 +6,14 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from ptb_kvpersistence import connect
 from ptb_kvpersistence.backends.sqlite import checkpoint
 from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer, has_wal_reset_bug
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
@@ -82,6 +84,59 @@ def test_the_log_does_not_grow_with_many_writers(path, buggy):
         assert size_of_log(path) < 24_000 * 500 / 2
 
 
+WRITER = """
+import random, sys, time
+from ptb_kvpersistence import connect
+from ptb_kvpersistence.backends.sqlite import checkpoint
+checkpoint.has_wal_reset_bug = lambda: sys.argv[2] == "True"
+with connect(sys.argv[1], timeout=60) as database:
+    store = database.store("shop")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        store[f"k{random.randrange(5000)}"] = "x" * 600
+"""
+
+
+@pytest.mark.parametrize("has_bug", [True, False])
+def test_the_log_does_not_grow_while_several_write_without_a_pause(path, has_bug):
+    with connect(path) as database:
+        database.create("shop")
+    command = [sys.executable, "-c", WRITER, path, str(has_bug)]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        for writer in writers:
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        largest = 0
+        while any(writer.poll() is None for writer in writers):
+            with contextlib.suppress(FileNotFoundError):
+                largest = max(largest, size_of_log(path))
+            time.sleep(0.02)
+        assert [writer.returncode for writer in writers] == [0] * 4
+    finally:
+        for writer in writers:
+            end(writer)
+    assert largest < 4 * checkpoint.LONG_LOG
+    with connect(path) as database:
+        assert database.store("shop")._backend._connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_log_that_became_long_gets_short_again(path):
+    with closing(SQLiteBackend(path)) as backend, closing(sqlite3.connect(path)) as reader:
+        store = backend.perform(OpenStore("shop", "create")).id
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM entries").fetchall()
+        write(backend, store, 12_000)
+        assert size_of_log(path) > checkpoint.LONG_LOG, "nobody begins a log anew that somebody reads"
+        reader.execute("COMMIT")
+        write(backend, store, 2_000)
+        assert size_of_log(path) <= checkpoint.LONG_LOG
+
+
 def pragma(path, name):
     with closing(SQLiteBackend(path)) as backend:
         backend.perform(OpenStore("shop", "ensure"))
@@ -134,6 +189,26 @@ def test_a_checkpoint_is_made_after_an_own_commit_and_under_the_lock(path, buggy
     checkpointer.before_commit(1)
     checkpointer.after_commit(committed=True)
     assert len(recorder.seen) == 1, "it starts counting anew"
+
+
+@pytest.mark.parametrize("has_bug", [True, False])
+def test_where_the_log_is_long_the_one_checkpoint_that_is_due_begins_it_anew(path, monkeypatch, has_bug):
+    monkeypatch.setattr(checkpoint, "has_wal_reset_bug", lambda: has_bug)
+    recorder = Recorder(path)
+    checkpointer = Checkpointer(recorder, path)
+    recorder.seen.clear()
+    for size in (checkpoint.LONG_LOG, checkpoint.LONG_LOG + 1):
+        with Path(f"{path}-wal").open("wb") as log:
+            log.truncate(size)
+        checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY)
+        checkpointer.after_commit(committed=False)
+        checkpointer.before_commit(1)
+        checkpointer.after_commit(committed=True)
+        checkpointer.before_commit(1)
+        checkpointer.after_commit(committed=True)
+    short = [("PRAGMA wal_checkpoint(PASSIVE)", True)] if has_bug else []
+    long = ["PRAGMA busy_timeout = 50", "PRAGMA wal_checkpoint(RESTART)", "PRAGMA busy_timeout = 0"]
+    assert recorder.seen == [*short, *((statement, has_bug) for statement in long)]
 
 
 def test_a_checkpoint_that_fails_gives_the_lock_back_and_the_commit_stands(path, buggy):

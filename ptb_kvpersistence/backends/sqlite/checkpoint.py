@@ -5,11 +5,15 @@ copied out completely can race with the commit that resets the log, and committe
 library the automatic checkpoints are off, and one is made only right after an own commit and under a lock file
 held since before that commit: its frames are then surely not copied yet, and nobody can reset the log meanwhile.
 
+With any library, a log that several writers without a pause would let grow is begun anew by keeping them waiting for a
+moment.
+
 Source: https://www.sqlite.org/wal.html#walresetbug
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import sys
@@ -22,6 +26,10 @@ else:
 
 CHECKPOINT_EVERY: Final = 1000
 """Mutations that a connection commits between two checkpoints."""
+LONG_LOG: Final = 16 * 2**20
+"""Bytes; where the log is longer, a checkpoint sees to it that it begins anew."""
+PATIENCE: Final = 50
+"""Milliseconds that such a checkpoint waits for the writers, and then keeps them waiting for readers."""
 
 
 def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
@@ -37,32 +45,61 @@ class Checkpointer:
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
         # As SQLite does with its own files: who comes by a symbolic link must meet the others.
-        self._lock_path = f"{os.path.realpath(path)}-checkpoint"
-        self._is_active = has_wal_reset_bug()
+        path = os.path.realpath(path)
+        self._log_path = f"{path}-wal"
+        self._lock_path = f"{path}-checkpoint"
+        self._has_bug = has_wal_reset_bug()
         self._mutations = 0
         self._lock: int | None = None
-        if self._is_active:
+        if self._has_bug:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {LONG_LOG}")
 
     def before_commit(self, mutations: int) -> None:
         """Take the lock file if a checkpoint is due and nobody else has it."""
         self._mutations += mutations
-        if self._is_active and self._mutations >= CHECKPOINT_EVERY:
+        if self._has_bug and self._mutations >= CHECKPOINT_EVERY:
             self._lock = _try_lock(self._lock_path)
 
     def after_commit(self, *, committed: bool) -> None:
         """Make the checkpoint that is due, if the commit took place, and give the lock file back."""
-        if self._lock is None:
+        if self._mutations < CHECKPOINT_EVERY or (self._has_bug and self._lock is None):
             return
         try:
             if committed:
                 self._mutations = 0
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except sqlite3.OperationalError:
-            pass  # busy or a full disk: the next one will do
+                # One only: a second one would start on a log that the first has copied out.
+                if self._is_log_long():
+                    self._restart()
+                elif self._has_bug:
+                    self._checkpoint("PASSIVE")
         finally:
-            os.close(self._lock)
-            self._lock = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _is_log_long(self) -> bool:
+        try:
+            return os.stat(self._log_path).st_size > LONG_LOG
+        except OSError:
+            return False
+
+    def _restart(self) -> None:
+        """Copy the log out while nobody writes, so that the next writer begins it anew.
+
+        While several write without a pause, there is always something behind what a checkpoint has copied, and the
+        log would grow for as long as they do.
+        """
+        self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
+        try:
+            self._checkpoint("RESTART")
+        finally:
+            self._connection.execute("PRAGMA busy_timeout = 0")
+
+    def _checkpoint(self, mode: str) -> None:
+        # Busy or a full disk: the next one will do.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
 
 def _try_lock(path: str) -> int | None:
