@@ -170,6 +170,57 @@ async def test_handlers_use_the_store(start_bot):
     assert [key async for key, _ in store.domain("orders").items()] == ["PO-1", "PO-2", "PO-3"]
 
 
+async def test_a_handler_changes_the_data_of_another_user(start_pair):
+    one, two = await start_pair(share=["user_data"])
+    await two.say("x", edit(lambda data: data.update(coins=1)), user=5)
+    await two.save()
+
+    async def give(_, context):
+        other = context.application.user_data[5]
+        await context.application.persistence.refresh_user_data(5, other)
+        other["coins"] += 10
+        context.application.mark_data_for_update_persistence(user_ids=5)
+
+    await one.say("x", give)
+    await one.save()
+    found = []
+    await two.say("x", edit(lambda data: found.append(dict(data))), user=5)
+    assert found == [{"coins": 11}]
+    assert (one.errors, two.errors) == ([], [])
+
+
+@pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "exclusive"])
+@pytest.mark.parametrize("ending", ["committed", "rolled back", "conflict"])
+async def test_one_transaction_spans_the_sections_of_two_bots(start_pair, lock, ending):
+    one, two = await start_pair()
+    for bot in (one, two):
+        await bot.say("x", edit(lambda data: data.update(coins=10)))
+        await bot.save()
+
+    async def transfer(_, context):
+        store = context.application.persistence.store
+        async with store.transaction(lock=lock):
+            for name, amount in (("1001", -3), ("2002", 3)):
+                users = store.domain(f"ptb:user_data:{name}")
+                data = await users.get("42")
+                await users.set("42", {**data, "coins": data["coins"] + amount})
+            await store.domain("journal").set("1", 3)
+            if ending == "rolled back":
+                raise RuntimeError("on purpose")
+            if ending == "conflict" and not lock:
+                context.user_data["seen"] = True
+                context.application.mark_data_for_update_persistence(user_ids=42)
+                await one.save()  # what a flush writes conflicts as anything else does
+
+    await one.say("x", transfer)
+    happens = ending == "committed" or (lock and ending == "conflict")
+    assert len(one.errors) == (not happens)
+    one.errors.clear()
+    assert (await look(one))["coins"] == (7 if happens else 10)
+    assert (await look(two))["coins"] == (13 if happens else 10)
+    assert await one.persistence.store.domain("journal").get("1") == (3 if happens else None)
+
+
 # --- policies and conflicts ---
 
 
