@@ -192,8 +192,8 @@ from ptb_kvpersistence.backends.sqlite import engine
 store = connect(path).store("shop")
 with store.lock("report", ttl=1) as lease:
     apply = engine.Engine._apply
-    def freeze(self, commit):
-        reply = apply(self, commit)
+    def freeze(self, *arguments, **options):
+        reply = apply(self, *arguments, **options)
         say("freezing")
         os.kill(os.getpid(), signal.SIGSTOP)
         return reply
