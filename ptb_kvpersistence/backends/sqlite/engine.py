@@ -10,6 +10,7 @@ import sqlite3
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ptb_kvpersistence.backends.base import now as now_ms
@@ -148,6 +149,7 @@ class Engine:
 
     def __init__(self, connection: sqlite3.Connection, path: str, *, is_wal: bool) -> None:
         self._connection = connection
+        self._run = partial(sqlite3.Connection.execute, connection)
         self._path = path
         self.is_wal = is_wal
         self._is_durable: bool | None = None
@@ -246,11 +248,13 @@ class Engine:
             BusyError: Another connection has the lock; nothing was done.
             DatabaseError: What SQLite said; nothing was written.
         """
-        with translated(self._path):
+        try:
             # A rollback that failed, on a disk that does, must not keep the connection from ever working again.
-            if not self._in_session:
-                self._end("ROLLBACK")
+            if self._connection.in_transaction and not self._in_session:
+                self._connection.execute("ROLLBACK")
             return self._handlers[type(request)](request)
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
 
     def close(self) -> None:
         """Close what the engine opened besides its connection."""
@@ -342,8 +346,18 @@ class Engine:
         return reply
 
     def _commit_once(self, request: Commit, *, quick: bool) -> CommitReply:
-        with self._writing_fenced(request) if request.fences else self._writing():
-            return self._apply(request, quick=quick)
+        if request.fences or self._connection.in_transaction:
+            with self._writing_fenced(request) if request.fences else self._writing():
+                return self._apply(request, quick=quick)
+        # As _writing does, without the cost of a context manager.
+        self._run("BEGIN IMMEDIATE")
+        try:
+            reply = self._apply(request, quick=quick)
+            self._run("COMMIT")
+        except BaseException:
+            self._end("ROLLBACK")
+            raise
+        return reply
 
     @contextmanager
     def _writing_fenced(self, request: Commit) -> Iterator[None]:

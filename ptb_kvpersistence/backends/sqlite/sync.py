@@ -60,7 +60,8 @@ class SQLiteBackend:
         if type(request) in LEASE_REQUESTS:
             return cast("R", self._perform_on_leases(request, self._timeout if timeout is None else timeout))
         try:
-            return cast("R", self._attempt(request))
+            with self._lock:
+                return self._opened().perform(request)  # type: ignore[no-any-return]
         except BusyError:
             self._refuse_to_block()
         limit = self._timeout if timeout is None else timeout
@@ -165,7 +166,7 @@ class SQLiteBackend:
             raise closed(self.name)
         if self._connection is None:
             self._connection = engine.connect(self.name)
-        return cast("engine.Engine", self._connection.engine)
+        return self._connection.engine  # type: ignore[return-value]  # connect() gives it one
 
     def _leave_to_parent(self) -> None:
         inherited.extend((self._connection, self._leases, *self._free))
