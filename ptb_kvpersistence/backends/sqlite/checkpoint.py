@@ -28,6 +28,8 @@ CHECKPOINT_EVERY: Final = 1000
 """Mutations that a connection commits between two checkpoints."""
 LONG_LOG: Final = 16 * 2**20
 """Bytes; where the log is longer, a checkpoint sees to it that it begins anew."""
+AGAIN_AFTER: Final = 100
+"""Mutations after which such a checkpoint that was kept from its work is tried again."""
 PATIENCE: Final = 50
 """Milliseconds that such a checkpoint waits for the writers, and then keeps them waiting for readers."""
 
@@ -70,7 +72,8 @@ class Checkpointer:
                 self._mutations = 0
                 # One only: a second one would start on a log that the first has copied out.
                 if self._is_log_long():
-                    self._restart()
+                    if not self._restart():
+                        self._mutations = CHECKPOINT_EVERY - AGAIN_AFTER
                 elif self._has_bug:
                     self._checkpoint("PASSIVE")
         finally:
@@ -84,7 +87,7 @@ class Checkpointer:
         except OSError:
             return False
 
-    def _restart(self) -> None:
+    def _restart(self) -> bool:
         """Copy the log out while nobody writes, so that the next writer begins it anew.
 
         While several write without a pause, there is always something behind what a checkpoint has copied, and the
@@ -92,14 +95,16 @@ class Checkpointer:
         """
         self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE}")
         try:
-            self._checkpoint("RESTART")
+            return self._checkpoint("RESTART")
         finally:
             self._connection.execute("PRAGMA busy_timeout = 0")
 
-    def _checkpoint(self, mode: str) -> None:
+    def _checkpoint(self, mode: str) -> bool:
         # Busy or a full disk: the next one will do.
         with contextlib.suppress(sqlite3.OperationalError):
-            self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            (is_kept_from_it, _, _) = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            return not is_kept_from_it
+        return False
 
 
 def _try_lock(path: str) -> int | None:
