@@ -10,7 +10,6 @@ import sqlite3
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ptb_kvpersistence.backends.base import now as now_ms
@@ -20,7 +19,7 @@ from ptb_kvpersistence.backends.sqlite.checkpoint import CHECKPOINT_EVERY, Check
 from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
-from ptb_kvpersistence.backends.sqlite.reads import Reads
+from ptb_kvpersistence.backends.sqlite.reads import Reads, StatementConnection
 from ptb_kvpersistence.backends.sqlite.stores import Stores
 from ptb_kvpersistence.backends.sqlite.writes import HalfWrittenError, Writes
 from ptb_kvpersistence.errors import BusyError, DatabaseError
@@ -79,7 +78,7 @@ class EndExclusive(Requested[None]):
     commit: Commit | None
 
 
-class EngineConnection(sqlite3.Connection):
+class EngineConnection(StatementConnection):
     """A connection that performs whole requests.
 
     aiosqlite runs ``execute(...).fetchall()`` in one hop to its thread; given a request instead of a statement,
@@ -147,9 +146,9 @@ class Engine:
         is_wal: Whether the file has a write-ahead log.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str, *, is_wal: bool) -> None:
+    def __init__(self, connection: StatementConnection, path: str, *, is_wal: bool) -> None:
         self._connection = connection
-        self._run = partial(sqlite3.Connection.execute, connection)
+        self._run = connection.statement
         self._path = path
         self.is_wal = is_wal
         self._is_durable: bool | None = None

@@ -6,7 +6,6 @@ Each call is one attempt on the calling thread; who calls sees to a snapshot whe
 from __future__ import annotations
 
 import sqlite3
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ptb_kvpersistence.backends.base import store_gone
@@ -41,22 +40,26 @@ _FEED_FIELDS = "CAST(value AS BLOB), feed.version, updated_at, ttl, expires_at"
 _IN_ONE_STATEMENT = 500
 
 
+class StatementConnection(sqlite3.Connection):
+    """A connection with a way to run statements for which a subclass has no other meaning."""
+
+    statement = sqlite3.Connection.execute
+
+
 class Reads:
     """What one connection reads."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        # Without the detour by the subclass, whose method takes requests too.
-        self._execute = partial(sqlite3.Connection.execute, connection)
+    def __init__(self, connection: StatementConnection) -> None:
+        self._execute = connection.statement
 
     def check_store(self, store: int) -> None:
         """Raise StoreNotFoundError where the store is gone; entries go with it, so only who found none has to ask."""
-        if self._connection.execute(_EXISTS, (store,)).fetchone() is None:
+        if self._execute(_EXISTS, (store,)).fetchone() is None:
             raise store_gone()
 
     def head(self) -> int:
         """Give the highest version ever given."""
-        (head,) = self._connection.execute(HEAD).fetchone()
+        (head,) = self._execute(HEAD).fetchone()
         return int(head)
 
     def record(self, store: int, domain: str, key: str, now: int) -> Record | None:
@@ -68,7 +71,7 @@ class Reads:
         """Read a page of a range."""
         where, parameters = range_clause(request.store, request.range)
         order = "DESC" if request.reverse else "ASC"
-        rows = self._connection.execute(
+        rows = self._execute(
             f"SELECT key, {_FIELDS} FROM entries WHERE {where} AND {ALIVE} ORDER BY key {order} LIMIT ?",
             (*parameters, now, request.limit + 1),
         ).fetchall()
@@ -81,7 +84,7 @@ class Reads:
         """Count the entries of a range."""
         where, parameters = range_clause(request.store, request.range)
         statement = f"SELECT count(*) FROM entries WHERE {where} AND {ALIVE}"
-        counted = int(self._connection.execute(statement, (*parameters, now)).fetchone()[0])
+        counted = int(self._execute(statement, (*parameters, now)).fetchone()[0])
         if not counted:
             self.check_store(request.store)
         return counted
@@ -91,12 +94,12 @@ class Reads:
         wanted, domains = "", request.domains or ()
         if request.domains is not None:
             wanted = f"AND domain IN ({', '.join('?' * len(domains))})"
-        info = self._connection.execute(
+        info = self._execute(
             f"SELECT incarnation, horizon, ({HEAD}) FROM stores WHERE id = ?", (request.store,)
         ).fetchone()
         if info is None:
             raise store_gone()
-        rows = self._connection.execute(
+        rows = self._execute(
             f"SELECT domain, key, {_FEED_FIELDS} {_CHANGED}"
             f" WHERE feed.store = ? AND feed.version > ? {wanted} ORDER BY feed.version LIMIT ?",
             (request.store, request.since, *domains, request.limit + 1),
@@ -111,7 +114,7 @@ class Reads:
     def failed_checks(self, store: int, checks: Checks, now: int) -> CommitReply | None:
         """Compare what a commit relies on with what is there; inside a snapshot."""
         conflicts: dict[Address, Record | None] = {}
-        execute = self._connection.execute
+        execute = self._execute
         if self._are_current(store, checks, now):
             return None
         for check in checks:
@@ -142,7 +145,7 @@ class Reads:
                 f"SELECT domain, key, feed.version {_CHANGED}"
                 f" WHERE feed.version IN ({marks}) AND feed.store = ? AND {ALIVE}"
             )
-            found.update(self._connection.execute(statement, (*part, store, now)))
+            found.update(self._execute(statement, (*part, store, now)))
         return found.issuperset(checks)
 
 

@@ -6,8 +6,6 @@ Each call happens inside a write transaction that the caller began, and is one a
 from __future__ import annotations
 
 import random
-import sqlite3
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime, store_gone
@@ -18,7 +16,7 @@ from ptb_kvpersistence.model import CommitReply, Put, VersionCheck
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ptb_kvpersistence.backends.sqlite.reads import Reads
+    from ptb_kvpersistence.backends.sqlite.reads import Reads, StatementConnection
     from ptb_kvpersistence.model import Commit, Delete, SetDomain
 
     Lifetimes = Callable[[Put], tuple[int | None, int | None]]
@@ -47,9 +45,9 @@ class HalfWrittenError(Exception):
 class Writes:
     """What one connection writes."""
 
-    def __init__(self, connection: sqlite3.Connection, reads: Reads) -> None:
+    def __init__(self, connection: StatementConnection, reads: Reads) -> None:
         self._connection = connection
-        self._execute = partial(sqlite3.Connection.execute, connection)
+        self._execute = connection.statement
         self._reads = reads
 
     def is_applied(self, commit: str) -> bool:
