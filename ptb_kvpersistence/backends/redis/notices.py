@@ -1,0 +1,7 @@
+"""Notifications."""
+
+from __future__ import annotations
+
+
+class Notices:
+    pass
