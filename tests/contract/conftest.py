@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ptb_kvpersistence.model import Changes, Commit, OpenStore, Put
-from tests.contract.subjects import KINDS, Place
+from ptb_kvpersistence.backends.redis import scripts
+from tests.contract.subjects import KINDS, make_place
 
 
 @pytest.fixture(params=KINDS)
 async def place(request, tmp_path):
-    place = Place(request.param, tmp_path)
+    place = make_place(request, tmp_path)
     yield place
     await place.close()
 
@@ -52,8 +53,24 @@ def head(backend, store):
 class Clock:
     """Stands in for the time of all backends."""
 
-    def __init__(self):
+    def __init__(self, monkeypatch):
+        self._texts = [(script, script.text.decode()) for script in scripts.ALL]
+        for script, text in self._texts:
+            monkeypatch.setattr(script, "text", text.encode())
+            monkeypatch.setattr(script, "digest", script.digest)
         self.now = 1_800_000_000_000
+
+    @property
+    def now(self):
+        return self._now
+
+    @now.setter
+    def now(self, now):
+        self._now = now
+        # A server's clock cannot be moved, but the scripts that ask for it can.
+        fixed = f"{{'{now // 1000}', '{now % 1000 * 1000}'}}"
+        for script, text in self._texts:
+            script.set_text(text.replace("redis.call('TIME')", fixed))
 
     def __call__(self):
         return self.now
@@ -61,7 +78,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    clock = Clock(monkeypatch)
     monkeypatch.setattr("ptb_kvpersistence.backends.memory.engine.now_ms", clock)
     monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.engine.now_ms", clock)
     return clock

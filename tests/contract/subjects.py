@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from contextlib import closing
 
 from ptb_kvpersistence.backends.memory import AsyncMemoryBackend, MemoryBackend
+from ptb_kvpersistence.backends.redis.aio import AsyncRedisBackend
+from ptb_kvpersistence.backends.redis.sync import RedisBackend
 from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
+from tests.servers import valkey
 
 
 class Sync:
@@ -95,8 +99,11 @@ class SQLiteWitness:
 class Place:
     """One empty database that any number of backends of one kind can open."""
 
-    def __init__(self, kind, folder):
+    def __init__(self, kind, folder, server=None):
         self.kind = kind
+        self._server = server
+        self._prefix = f"t{uuid.uuid4().hex[:12]}"
+        self._client = None if server is None else server.client()
         self._path = str(folder / "contract.db")
         self._engine = None
         self._opened = []
@@ -108,6 +115,9 @@ class Place:
         elif self.kind == "memory-async":
             subject = Async(AsyncMemoryBackend(engine=self._engine))
             self._engine = subject.backend.engine
+        elif self._server is not None:
+            url = f"{self._server.url}?prefix={self._prefix}"
+            subject = Async(AsyncRedisBackend(url)) if "async" in self.kind else Sync(RedisBackend(url))
         elif self.kind == "sqlite":
             subject = Sync(SQLiteBackend(self._path))
         else:
@@ -116,11 +126,28 @@ class Place:
         return subject
 
     def witness(self):
+        if self._server is not None:
+            return valkey.Witness(self._client, self._prefix)
         return SQLiteWitness(self._path) if "sqlite" in self.kind else MemoryWitness(self._opened[0].backend)
 
     async def close(self):
         for subject in self._opened:
             await subject.close()
+        if self._client is not None:
+            valkey.remove(self._client, self._prefix)
+            self._client.close()
 
 
-KINDS = ("memory", "memory-async", "sqlite", "sqlite-async")
+SERVERS = {
+    "valkey": "valkey_server",
+    "valkey-async": "valkey_server",
+    "valkey-cluster": "valkey_cluster",
+    "valkey-cluster-async": "valkey_cluster",
+}
+KINDS = ("memory", "memory-async", "sqlite", "sqlite-async", *SERVERS)
+
+
+def make_place(request, folder):
+    """A place of the kind that a fixture was parametrized with; its server is started when first needed."""
+    server = SERVERS.get(request.param)
+    return Place(request.param, folder, server and request.getfixturevalue(server))

@@ -78,9 +78,10 @@ async def test_a_lock_that_was_given_back_is_free_and_tokens_grow(backend, store
     assert tokens == sorted(set(tokens))
 
 
-async def test_tokens_grow_though_the_clock_goes_back(monkeypatch, backend, store, acquire):
+async def test_tokens_grow_though_the_clock_goes_back(monkeypatch, backend, store, acquire, lease_clock):
     first = (await acquire("a")).token
     await backend.perform(ReleaseLease(store, "report", "a", first))
+    lease_clock.now -= 1_000_000
     monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000_000_000_000)
     assert (await acquire("b")).token == first + 1
 
