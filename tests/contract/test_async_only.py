@@ -8,12 +8,13 @@ import pytest
 
 from ptb_kvpersistence.errors import StoreClosedError
 from ptb_kvpersistence.model import Address, Changes, Commit, GetMany, OpenStore, Put, VersionCheck
-from tests.contract.subjects import Place
+from tests.contract.subjects import make_place
+from tests.contract.test_stores import LATE, settled
 
 
-@pytest.fixture(params=["memory-async", "sqlite-async"])
+@pytest.fixture(params=["memory-async", "sqlite-async", "valkey-async", "valkey-cluster-async"])
 async def place(request, tmp_path):
-    place = Place(request.param, tmp_path)
+    place = make_place(request, tmp_path)
     yield place
     await place.close()
 
@@ -26,14 +27,16 @@ async def backend(place):
 async def test_peek_moves_with_every_commit_of_anybody(place, backend, store, put):
     other = place.open()
     await other.perform(OpenStore("shop"))
-    tokens = [backend.peek()]
+    tokens = [await settled(backend)]
     for number, writer in enumerate((backend, other, backend)):
         await writer.perform(Commit(store, (Put("d", f"{number}", b"1"),)))
-        tokens.append(backend.peek())
-        assert backend.peek() == tokens[-1]
+        await asyncio.sleep(LATE)
+        tokens.append(await settled(backend))
+        assert await settled(backend) == tokens[-1]
         await backend.perform(GetMany(store, (Address("d", "0"),)))
         await backend.perform(Changes(store, 0))
-        assert backend.peek() == tokens[-1]
+        await asyncio.sleep(LATE)
+        assert await settled(backend) == tokens[-1]
     assert None not in tokens
     assert len(set(tokens)) == 4
 

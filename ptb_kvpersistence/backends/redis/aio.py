@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.redis import settings as settings_of
+from ptb_kvpersistence.backends.redis.aio_notices import AsyncNotices
 from ptb_kvpersistence.backends.redis.aio_wire import Link, Pool, abandon
+from ptb_kvpersistence.backends.redis.notices import SHORTEST
 from ptb_kvpersistence.backends.redis.requests import Requests
 from ptb_kvpersistence.backends.redis.sync import FREE_LINKS, RedisBackend, closed, inherited
 from ptb_kvpersistence.backends.redis.wire import Ask, Blocked, Cut, Listen, Node, NotSent, Pause
@@ -153,9 +156,16 @@ class AsyncRedisBackend:
 
     def peek(self, max_age: float = 0.0) -> object | None:
         """Look at notifications without I/O: equal tokens mean that nothing was committed between."""
-        if max_age < 0.1:
+        if max_age < SHORTEST or self._pid != os.getpid() or not self.is_open:
             return None
-        return None
+        try:
+            mine = self._loop()
+        except RuntimeError:  # outside of any loop
+            return None
+        if mine.notices is None:
+            drive = functools.partial(self._drive, mine, caller=None)
+            mine.notices = AsyncNotices(self._settings, self._requests, drive)
+        return mine.notices.peek(max_age)
 
     def blocking(self) -> RedisBackend:
         """Make a sync backend for the same database."""
@@ -188,6 +198,7 @@ class _Loop:
     Attributes:
         holders: Which task has which store to itself.
         users: Links of tasks that are about to have one.
+        notices: Listens to what is committed, once somebody has asked.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -198,6 +209,7 @@ class _Loop:
         self._free: list[Link] = []
         self.holders: set[tuple[object, int]] = set()
         self.users: dict[object, Link] = {}
+        self.notices: AsyncNotices | None = None
 
     def pool(self, node: Node) -> Pool:
         pool = self._pools.get(node)
@@ -209,6 +221,8 @@ class _Loop:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        # A loop that is closed in mid-request is no reason for a second complaint.
+        cast("Any", task)._log_destroy_pending = False  # noqa: SLF001
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
@@ -247,6 +261,8 @@ class _Loop:
         link.close()
 
     async def close(self) -> None:
+        if self.notices is not None:
+            await self.notices.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
         for pool in self._pools.values():
@@ -258,6 +274,8 @@ class _Loop:
 
     def abandon(self) -> None:
         """Close everything without a loop."""
+        if self.notices is not None:
+            self.notices.abandon()
         for pool in self._pools.values():
             pool.abandon()
         while self._links:

@@ -64,7 +64,7 @@ class Pool:
                 self._idle.append(connection)
             else:
                 self._all.discard(connection)
-                await _disconnect(connection)
+                await disconnect(connection)
             return replies
         except (NotSent, Cut):
             # What befell one befalls the others: the server was restarted, or cannot be reached.
@@ -82,7 +82,7 @@ class Pool:
         while self._idle:
             connection = self._idle.pop()
             self._all.discard(connection)
-            await _disconnect(connection)
+            await disconnect(connection)
 
     async def close(self) -> None:
         """Close the connections that nobody uses; the others when they come back."""
@@ -115,7 +115,7 @@ async def connect(settings: Settings, node: Node, deadline: float) -> Connection
     try:
         await asyncio.wait_for(connection.connect(), timeout)
     except BaseException as error:
-        await _disconnect(connection)
+        await disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
             raise NotSent(error) from error
         raise
@@ -129,7 +129,7 @@ async def _exchange(connection: Connection, ask: Ask) -> list[Any]:
         await connection.send_packed_command([ask.packed], check_health=False)
         return [await _read(connection) for _ in range(ask.replies)]
     except BaseException as error:
-        await _disconnect(connection)
+        await disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
             raise Cut(error) from error
         raise
@@ -157,7 +157,8 @@ def _abort(connection: Connection) -> None:
         transport.abort()
 
 
-async def _disconnect(connection: Connection) -> None:
+async def disconnect(connection: Connection) -> None:
+    """End a connection at once."""
     _abort(connection)
     with contextlib.suppress(redis_errors.RedisError, OSError):
         await connection.disconnect(nowait=True)
@@ -219,7 +220,7 @@ async def subscribe(connection: Connection, channel: bytes, deadline: float) -> 
         await connection.send_command("SUBSCRIBE", channel, check_health=False)
         await connection.read_response()
     except BaseException as error:
-        await _disconnect(connection)
+        await disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
             raise NotSent(error) from error
         raise

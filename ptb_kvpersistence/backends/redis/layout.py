@@ -27,7 +27,7 @@ All keys begin with a hash tag, so that what belongs together lies on one node o
 ``{kv:<id>}:bots``        hash    name of a bot -> ``<attached_at> <last_seen> <1 or 0: is attached>``
 ========================  ======  ====================================================================================
 
-Channels: ``kv:changed`` gets ``<id> <version>`` with each commit; ``kv:held:<...>`` are listened to by those who hold an
+Channels: ``kv:changed`` gets ``<id> <version>`` with each commit (``<id> doomed`` at its deletion); ``kv:held:<...>`` are listened to by those who hold an
 exclusive session. Whoever writes must do so by one script or transaction, taking the next version, under all the keys.
 """
 

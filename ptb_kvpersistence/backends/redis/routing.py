@@ -149,6 +149,19 @@ class Router:
 
     # --- what the servers look like ---
 
+    def ready(self, limit: float) -> Conversation[None]:
+        """Know the servers, within ``limit`` seconds."""
+        yield from self.prepare(Task(limit))
+
+    def is_as_before(self, slots: Any, role: Any, node: Node) -> bool:
+        """Whether a server that was asked for both says nothing new about who is in charge."""
+        if not self._slots:
+            return isinstance(role, Exception) or bool(role[0] == b"master")
+        if isinstance(slots, Exception):
+            return False
+        masters = {Node(master[0].decode() or node.host, master[1]) for _, _, master, *_ in slots}
+        return masters == set(self.masters)
+
     def prepare(self, task: Task) -> Conversation[None]:
         """Find out, before the first request, what kind of server this is, and whether data is safe there."""
         while not self._is_ready:

@@ -644,7 +644,7 @@ end
 redis.call('UNLINK', unpack(KEYS))
 redis.call('HSET', META, 'doomed', request)
 redis.call('PEXPIRE', META, 86400000)
-redis.call('PUBLISH', channel, store .. ' ' .. text(micros))
+redis.call('PUBLISH', channel, store .. ' doomed')
 return {'ok'}
 """,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from redis.retry import Retry
 
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.redis import settings as settings_of
-from ptb_kvpersistence.backends.redis.notices import Notices
+from ptb_kvpersistence.backends.redis.notices import SHORTEST, Notices
 from ptb_kvpersistence.backends.redis.requests import Requests
 from ptb_kvpersistence.backends.redis.wire import (
     Ask,
@@ -196,9 +197,12 @@ class RedisBackend:
 
     def peek(self, max_age: float = 0.0) -> object | None:
         """Look for notifications: equal tokens mean that nothing was committed between, up to ``max_age`` s late."""
-        if self._pid != os.getpid() or not self.is_open or max_age < 0.1:
+        if max_age < SHORTEST or self._pid != os.getpid() or not self.is_open:
             return None
-        return None
+        if self._notices is None:
+            listen = functools.partial(subscribe, self._settings)
+            self._notices = Notices(self._requests.router, self._requests.channel, self._drive, listen)
+        return self._notices.peek(max_age)
 
     def close(self) -> None:
         """Close the connections; later requests raise StoreClosedError."""
@@ -206,6 +210,8 @@ class RedisBackend:
         if self._pid != os.getpid():
             inherited.append((self._pools, self._links, self._notices))
             self._start()
+        if self._notices is not None:
+            self._notices.close()
         for pool in list(self._pools.values()):
             pool.close()
         while self._links:
@@ -291,6 +297,18 @@ def connect(settings: Settings, node: Node, deadline: float) -> redis.Connection
     return connection
 
 
+def subscribe(settings: Settings, node: Node, channel: bytes, deadline: float) -> redis.Connection:
+    """Connect to a server and listen to a channel; NotSent if it cannot be done in time."""
+    connection = connect(settings, node, deadline)
+    try:
+        connection.send_command("SUBSCRIBE", channel, check_health=False)
+        connection.read_response()
+    except _CONNECTION_ERRORS as error:
+        connection.disconnect()
+        raise NotSent(error) from error
+    return connection
+
+
 def _exchange(connection: redis.Connection, ask: Ask) -> list[Any]:
     try:
         # No public way to say how long one request may take.
@@ -330,13 +348,7 @@ class Link:
         self.channel = f"{settings.prefix}:held:{uuid.uuid4().hex}".encode()
         self.is_broken = self.is_free = False
         self.user: int | None = None
-        self._connection = connect(settings, listen.node, listen.deadline)
-        try:
-            self._connection.send_command("SUBSCRIBE", self.channel, check_health=False)
-            self._connection.read_response()
-        except _CONNECTION_ERRORS as error:
-            self.close()
-            raise NotSent(error) from error
+        self._connection = subscribe(settings, listen.node, self.channel, listen.deadline)
 
     def close(self) -> None:
         """End the connection."""
