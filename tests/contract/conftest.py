@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ptb_kvpersistence.model import Changes, Commit, OpenStore, Put
-from ptb_kvpersistence.backends.redis import scripts
 from tests.contract.subjects import KINDS, make_place
+from tests.servers import valkey
 
 
 @pytest.fixture(params=KINDS)
@@ -54,10 +54,7 @@ class Clock:
     """Stands in for the time of all backends."""
 
     def __init__(self, monkeypatch):
-        self._texts = [(script, script.text.decode()) for script in scripts.ALL]
-        for script, text in self._texts:
-            monkeypatch.setattr(script, "text", text.encode())
-            monkeypatch.setattr(script, "digest", script.digest)
+        self._monkeypatch = monkeypatch
         self.now = 1_800_000_000_000
 
     @property
@@ -67,10 +64,7 @@ class Clock:
     @now.setter
     def now(self, now):
         self._now = now
-        # A server's clock cannot be moved, but the scripts that ask for it can.
-        fixed = f"{{'{now // 1000}', '{now % 1000 * 1000}'}}"
-        for script, text in self._texts:
-            script.set_text(text.replace("redis.call('TIME')", fixed))
+        valkey.stop_clock(self._monkeypatch, now)
 
     def __call__(self):
         return self.now

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import redis
 
+from ptb_kvpersistence.backends.redis import scripts
+
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -293,3 +295,16 @@ def _older(what, stored, age):
         return b"%d %d %b" % (int(attached_at) - age, int(last_seen) - age, is_attached)
     waiters = [waiter.split(b" ", 1) for waiter in stored.split(b"\0")[:-1]]
     return b"".join(b"%d %b\0" % (int(seen_at) - age, holder) for seen_at, holder in waiters)
+
+
+def stop_clock(monkeypatch, now):
+    """Have all scripts take this for the server's time, in milliseconds; what expires does so by the scripts alone."""
+    fixed = f"{{'{now // 1000}', '{now % 1000 * 1000}'}}"
+    for script in scripts.ALL:
+        text = TEXTS[script]
+        monkeypatch.setattr(script, "text", script.text)
+        monkeypatch.setattr(script, "digest", script.digest)
+        script.set_text(text.replace("redis.call('TIME')", fixed))
+
+
+TEXTS = {script: script.text.decode() for script in scripts.ALL}

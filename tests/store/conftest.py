@@ -7,14 +7,25 @@ import uuid
 import pytest
 
 from ptb_kvpersistence import connect, connect_async
+from tests.servers import valkey
 from tests.store.faces import Sync
 
 
 class Clock:
     """Stands in for the time of all backends and watchers, in milliseconds."""
 
-    def __init__(self):
+    def __init__(self, monkeypatch):
+        self._monkeypatch = monkeypatch
         self.now = 1_800_000_000_000
+
+    @property
+    def now(self):
+        return self._now
+
+    @now.setter
+    def now(self, now):
+        self._now = now
+        valkey.stop_clock(self._monkeypatch, now)
 
     def __call__(self):
         return self.now
@@ -26,9 +37,16 @@ class Clock:
         self.now += int(seconds * 1000)
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "valkey", "valkey-cluster"])
 def location(request, tmp_path):
-    return tmp_path / "shop.db" if request.param == "file" else f"memory:{uuid.uuid4().hex}"
+    if "valkey" not in request.param:
+        yield tmp_path / "shop.db" if request.param == "file" else f"memory:{uuid.uuid4().hex}"
+        return
+    server = request.getfixturevalue("valkey_cluster" if "cluster" in request.param else "valkey_server")
+    prefix = f"t{uuid.uuid4().hex[:12]}"
+    yield f"{server.url}?prefix={prefix}"
+    with server.client() as client:
+        valkey.remove(client, prefix)
 
 
 @pytest.fixture
@@ -57,7 +75,7 @@ def rival(store, location):
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    clock = Clock(monkeypatch)
     for module in ("backends.memory.engine.now_ms", "backends.sqlite.engine.now_ms"):
         monkeypatch.setattr(f"ptb_kvpersistence.{module}", clock)
     monkeypatch.setattr("ptb_kvpersistence.store.watching.time.time", clock.time)

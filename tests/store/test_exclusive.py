@@ -456,6 +456,7 @@ async def test_transactions_of_two_stores_at_once(location, store):
 # --- who would wait for himself ---
 
 
+@pytest.mark.parametrize("location", ["file", "memory"], indirect=True)  # servers lock one store only
 async def test_a_second_lock_of_the_same_caller(store, location):
     second = await sibling(store)
     async with store.transaction(lock=True):
@@ -482,6 +483,7 @@ async def sibling(store):
     return found
 
 
+@pytest.mark.parametrize("location", ["file", "memory"], indirect=True)  # servers lock one store only
 async def test_a_plain_write_to_another_store_inside(store):
     second = await sibling(store)
     await second.set("k", 0)

@@ -349,6 +349,7 @@ async def test_a_wrong_domain(store):
 # --- the end of a watcher ---
 
 
+@pytest.mark.parametrize("location", ["file", "memory"], indirect=True)  # notifications go on for a while
 async def test_a_cancelled_watcher_leaves_nothing_behind(location):
     async with connect_async(location) as database:
         store = await database.create("shop")
