@@ -71,7 +71,7 @@ class TransportError(Exception):
     """What befell a connection; never leaves the backend."""
 
     def __init__(self, cause: BaseException) -> None:
-        super().__init__(str(cause))
+        super().__init__(str(cause) or "time ran out")
         self.cause = cause
 
 
