@@ -44,7 +44,7 @@ def parse(location: object) -> Target:
         return Target("memory", location[len("memory:") :].strip("/"))
     if location.startswith("sqlite:"):
         return Target("sqlite", _sqlite_path(location))
-    scheme = urlsplit(location).scheme if "://" in location else ""
+    scheme = location.partition("://")[0].lower() if "://" in location else ""
     if scheme in _REDIS:
         return Target("redis", location)
     if scheme in _LATER:

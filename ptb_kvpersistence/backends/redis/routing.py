@@ -42,14 +42,16 @@ class Task:
         self.limit = limit
         self.deadline = time.monotonic() + limit
         self.cut: Cut | None = None
+        # These take their time from the first pause on; the deadline is ours.
         self._pauses = pauses(limit)
 
     def pause(self) -> Conversation[bool]:
         """Wait a little; gives False at once when the time is up."""
-        seconds = next(self._pauses, None)
-        if seconds is None:
+        seconds = next(self._pauses, 0.0)
+        left = self.deadline - time.monotonic()
+        if left <= 0:
             return False
-        yield Pause(seconds)
+        yield Pause(min(seconds, left))
         return True
 
 

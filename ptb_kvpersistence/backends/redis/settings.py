@@ -54,7 +54,10 @@ def parse(url: str) -> Settings:
     Raises:
         ConfigurationError: It says something that is not known, or makes no sense.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"a redis:// URL cannot be read: {error}") from error
     kind, _, variant = parts.scheme.partition("+")
     login, _, places = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
