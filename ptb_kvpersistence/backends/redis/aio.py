@@ -266,7 +266,7 @@ class _Loop:
         if self._tasks:
             await asyncio.wait(self._tasks)
         for pool in self._pools.values():
-            await pool.close()
+            pool.close()
         while self._free:
             self.take_back(self._free.pop(), is_well=False)
         # Transports say goodbye on the loop's next turn; it may be closed right after.

@@ -11,7 +11,7 @@ from ptb_kvpersistence.backends.redis.aio_wire import abandon, connect, disconne
 from ptb_kvpersistence.backends.redis.notices import AGAIN_AFTER, PATIENCE, TRANSPORT, UNASKED, Heard, confirm_masters
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from redis.asyncio.connection import Connection
 
@@ -49,9 +49,7 @@ class AsyncNotices:
         self._interval = min(self._interval, max_age / 3)
         if self._task is None or self._task.done():
             self._heard.interrupted()
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="ptb_kvpersistence:notices")
-            # A loop that is closed without a word is no reason for complaint at exit.
-            cast("Any", self._task)._log_destroy_pending = False  # noqa: SLF001
+            self._task = _start(self._run())
         return self._heard.token(max_age)
 
     async def _run(self) -> None:
@@ -62,7 +60,7 @@ class AsyncNotices:
                 pass
             finally:
                 self._heard.interrupted()
-                await self._disconnect()
+                self._disconnect()
             await asyncio.sleep(AGAIN_AFTER)
 
     async def _listen(self) -> None:
@@ -71,32 +69,26 @@ class AsyncNotices:
             connection = await connect(self._settings, node, time.monotonic() + PATIENCE)
             self._connections.append(connection)
             await subscribe(connection, self._channel, time.monotonic() + PATIENCE)
-        readers = [asyncio.ensure_future(self._read(connection)) for connection in self._connections]
-        for reader in readers:
-            cast("Any", reader)._log_destroy_pending = False  # noqa: SLF001
+        readers = [_start(self._read(connection)) for connection in self._connections]
         try:
             while time.monotonic() - self._asked_at < UNASKED:
                 await self._confirm(readers)
                 await asyncio.wait(readers, timeout=self._interval, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for reader in readers:
-                reader.cancel()
-                with suppress(asyncio.CancelledError, *TRANSPORT):
-                    await reader
+            _cancel(*readers)
 
-    async def _confirm(self, readers: list[asyncio.Future[None]]) -> None:
+    async def _confirm(self, readers: list[asyncio.Task[None]]) -> None:
         asked_at = time.monotonic()
         for connection in self._connections:
             self._pongs[connection] = asyncio.Event()
             await connection.send_command("PING", check_health=False)
-        answered = asyncio.ensure_future(self._all_answered())
-        cast("Any", answered)._log_destroy_pending = False  # noqa: SLF001
+        answered = _start(self._all_answered())
         try:
             await asyncio.wait([answered, *readers], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
                 raise OSError("no sign of life")
         finally:
-            answered.cancel()
+            _cancel(answered)
         await self._drive(confirm_masters(self._router))
         self._heard.confirmed_at = asked_at
 
@@ -106,13 +98,13 @@ class AsyncNotices:
 
     async def _read(self, connection: Connection) -> None:
         while True:
-            if self._heard.take(await connection.read_response()):
+            if self._heard.take(await connection.read_response(disconnect_on_error=False)):
                 self._pongs[connection].set()
 
-    async def _disconnect(self) -> None:
+    def _disconnect(self) -> None:
         self._pongs.clear()
         while self._connections:
-            await disconnect(self._connections.pop())
+            disconnect(self._connections.pop())
 
     async def close(self) -> None:
         """End the task and its connections."""
@@ -126,3 +118,17 @@ class AsyncNotices:
         """Close the connections without a loop."""
         while self._connections:
             abandon(self._connections.pop())
+
+
+def _start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.get_running_loop().create_task(coroutine, name="ptb_kvpersistence:notices")
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    # A loop that is closed without a word is no reason for complaint at exit.
+    cast("Any", task)._log_destroy_pending = False  # noqa: SLF001
+    return task
+
+
+def _cancel(*tasks: asyncio.Task[None]) -> None:
+    with suppress(RuntimeError):  # their loop is closed
+        for task in tasks:
+            task.cancel()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis import exceptions as redis_errors
@@ -39,20 +40,18 @@ class Pool:
     def __init__(self, settings: Settings, node: Node) -> None:
         self._settings = settings
         self._node = node
-        self._places = asyncio.Semaphore(settings.max_connections)
+        self._places = settings.max_connections
+        self._line: deque[asyncio.Future[None]] = deque()
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._is_open = True
 
     async def exchange(self, ask: Ask) -> list[Any]:
         """Send, and read the replies; errors among them are given as they are."""
-        if self._places.locked():
-            try:
-                await asyncio.wait_for(self._places.acquire(), max(0.0, ask.deadline - time.monotonic()))
-            except asyncio.TimeoutError:
-                raise NoneFree(TimeoutError("no connection was free")) from None
+        if self._places:
+            self._places -= 1
         else:
-            await self._places.acquire()
+            await self._stand_in_line(ask.deadline)
         try:
             connection = self._idle.pop() if self._idle else await self._connect(ask.deadline)
             try:
@@ -64,35 +63,63 @@ class Pool:
                 self._idle.append(connection)
             else:
                 self._all.discard(connection)
-                await disconnect(connection)
+                disconnect(connection)
             return replies
         except (NotSent, Cut):
             # What befell one befalls the others: the server was restarted, or cannot be reached.
-            await self._drop_idle()
+            self._drop_idle()
             raise
         finally:
-            self._places.release()
+            self._give_place_back()
+
+    async def _stand_in_line(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        place = loop.create_future()
+        self._line.append(place)
+        alarm = loop.call_later(max(0.0, deadline - time.monotonic()), _give_up, place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self._give_place_back()
+            raise
+        finally:
+            alarm.cancel()
+
+    def _give_place_back(self) -> None:
+        while self._line:
+            place = self._line.popleft()
+            if not place.done():
+                with contextlib.suppress(RuntimeError):  # its loop is closed
+                    place.set_result(None)
+                return
+        self._places += 1
 
     async def _connect(self, deadline: float) -> Connection:
         connection = await connect(self._settings, self._node, deadline)
         self._all.add(connection)
         return connection
 
-    async def _drop_idle(self) -> None:
+    def _drop_idle(self) -> None:
         while self._idle:
             connection = self._idle.pop()
             self._all.discard(connection)
-            await disconnect(connection)
+            disconnect(connection)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections that nobody uses; the others when they come back."""
         self._is_open = False
-        await self._drop_idle()
+        self._drop_idle()
 
     def abandon(self) -> None:
         """Close the connections without a loop."""
         while self._all:
             abandon(self._all.pop())
+
+
+def _give_up(place: asyncio.Future[None]) -> None:
+    if not place.done():
+        place.set_exception(NoneFree(TimeoutError("no connection was free")))
 
 
 async def connect(settings: Settings, node: Node, deadline: float) -> Connection:
@@ -106,19 +133,23 @@ async def connect(settings: Settings, node: Node, deadline: float) -> Connection
     try:
         connection = kind(
             **connection_options(settings, node),
-            socket_timeout=None,
+            socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
         )
     except _CONNECTION_ERRORS as error:
         raise NotSent(error) from error
+    alarm = asyncio.get_running_loop().call_later(timeout, _abort, connection)
     try:
-        await asyncio.wait_for(connection.connect(), timeout)
+        await connection.connect()
+        connection.socket_timeout = None  # from now on each request has a deadline of its own
     except BaseException as error:
-        await disconnect(connection)
+        disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
             raise NotSent(error) from error
         raise
+    finally:
+        alarm.cancel()
     return connection
 
 
@@ -127,19 +158,20 @@ async def _exchange(connection: Connection, ask: Ask) -> list[Any]:
     alarm = asyncio.get_running_loop().call_later(attempt_timeout(ask.deadline), _abort, connection)
     try:
         await connection.send_packed_command([ask.packed], check_health=False)
-        return [await _read(connection) for _ in range(ask.replies)]
+        replies = [await _read(connection) for _ in range(ask.replies)]
     except BaseException as error:
-        await disconnect(connection)
+        disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
             raise Cut(error) from error
         raise
     finally:
         alarm.cancel()
+    return replies
 
 
 async def _read(connection: Connection) -> Any:
     try:
-        return await connection.read_response()
+        return await connection.read_response(disconnect_on_error=False)
     except redis_errors.RedisError as error:
         if is_reply(error):
             return error
@@ -157,11 +189,12 @@ def _abort(connection: Connection) -> None:
         transport.abort()
 
 
-async def disconnect(connection: Connection) -> None:
-    """End a connection at once."""
-    _abort(connection)
-    with contextlib.suppress(redis_errors.RedisError, OSError):
-        await connection.disconnect(nowait=True)
+def disconnect(connection: Connection) -> None:
+    """End a connection at once, without awaiting: a coroutine that is thrown away could not."""
+    with contextlib.suppress(RuntimeError):  # its loop is closed
+        _abort(connection)
+        connection._parser.on_disconnect()  # noqa: SLF001 - no public way
+        cast("Any", connection)._writer = cast("Any", connection)._reader = None  # noqa: SLF001
 
 
 def abandon(connection: Connection) -> None:
@@ -169,17 +202,17 @@ def abandon(connection: Connection) -> None:
     transport = _transport(connection)
     if transport is None:
         return
-    cast("Any", connection)._writer = cast("Any", connection)._reader = None  # noqa: SLF001 - no public way
+    # As long as they are kept, nobody asks the writer, nor the parser, to say goodbye on a loop that is closed.
+    _left.append((connection, cast("Any", connection)._writer))  # noqa: SLF001 - no public way
     try:
-        bottom = getattr(transport, "_ssl_protocol", None)
-        bottom = transport if bottom is None else bottom._transport  # noqa: SLF001
-        transport._closed = transport._closing = True  # noqa: SLF001
-        bottom._closing = True  # noqa: SLF001
+        protocol = getattr(transport, "_ssl_protocol", None)
+        bottom = transport if protocol is None else protocol._transport  # noqa: SLF001
+        transport._closed = transport._closing = bottom._closing = True  # noqa: SLF001
         raw, bottom._sock = bottom._sock, None  # noqa: SLF001
         raw.close()
-    except AttributeError:  # a loop of another make
+    except AttributeError:  # a loop of another make: the socket stays open until the process ends
         pass
-    _left.append(transport)
+    cast("Any", connection)._writer = cast("Any", connection)._reader = None  # noqa: SLF001
 
 
 class Link:
@@ -209,8 +242,7 @@ class Link:
     def close(self) -> None:
         """End the connection."""
         self.is_broken = True
-        _abort(self.connection)
-        cast("Any", self.connection)._writer = None  # noqa: SLF001 - aborted
+        disconnect(self.connection)
 
 
 async def subscribe(connection: Connection, channel: bytes, deadline: float) -> None:
@@ -218,9 +250,9 @@ async def subscribe(connection: Connection, channel: bytes, deadline: float) -> 
     alarm = asyncio.get_running_loop().call_later(attempt_timeout(deadline), _abort, connection)
     try:
         await connection.send_command("SUBSCRIBE", channel, check_health=False)
-        await connection.read_response()
+        await connection.read_response(disconnect_on_error=False)
     except BaseException as error:
-        await disconnect(connection)
+        disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
             raise NotSent(error) from error
         raise
