@@ -69,7 +69,9 @@ async def main():
     backend = AsyncRedisBackend(url)
     store = await work(backend)
     await backend.exclusive(store, 5)
-    await (await AsyncRedisBackend(url).exclusive((await AsyncRedisBackend(url).perform(OpenStore("other", "ensure"))).id, 5)).end(None)
+    other = AsyncRedisBackend(url)
+    store = (await other.perform(OpenStore("other", "ensure"))).id
+    await (await other.exclusive(store, 5)).end(None)
 asyncio.run(main())""",
     "in mid-request": """
 async def main():
@@ -129,15 +131,16 @@ asyncio.run(main())""",
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
 @pytest.mark.parametrize("face", ["sync", "async"])
 def test_a_fork_has_connections_of_its_own(own_server, url, face):
-    script = {
-        "sync": """
+    script = (
+        {
+            "sync": """
 backend = RedisBackend(url)
 store = backend.perform(OpenStore("shop", "ensure")).id
 backend.peek(0.2)
 def commits(name):
     return [backend.perform(Commit(store, (Put("d", f"{name}{n}", b"1"),))).versions[0] for n in range(200)]
 """,
-        "async": """
+            "async": """
 backend = AsyncRedisBackend(url)
 store = asyncio.run(work(backend))
 def commits(name):
@@ -145,7 +148,8 @@ def commits(name):
         return [(await backend.perform(Commit(store, (Put("d", f"{name}{n}", b"1"),)))).versions[0] for n in range(200)]
     return asyncio.run(run())
 """,
-    }[face] + """
+        }[face]
+        + """
 session = RedisBackend(url).exclusive(RedisBackend(url).perform(OpenStore("held", "ensure")).id, 5)
 pid = os.fork()
 versions = commits("child" if pid == 0 else "parent")
@@ -156,12 +160,14 @@ if pid == 0:
 assert os.waitpid(pid, 0)[1] == 0
 session.end(Commit(session._held.store, (Put("d", "k", b"1"),)))
 """
+    )
     said, errors, _ = run(script, url)
     assert said.split() == ["200", "200"]
     assert "Traceback" not in errors
     backend = RedisBackend(url)
     store = backend.perform(OpenStore("shop")).id
-    found = backend.perform(GetMany(store, tuple(Address("d", f"{name}{n}") for name in ("child", "parent") for n in range(200))))
+    addresses = tuple(Address("d", f"{name}{number}") for name in ("child", "parent") for number in range(200))
+    found = backend.perform(GetMany(store, addresses))
     assert None not in found
     held = backend.perform(OpenStore("held")).id
     assert backend.perform(GetMany(held, (Address("d", "k"),))) != (None,)

@@ -158,7 +158,7 @@ async def test_what_speaks_another_protocol(connect):
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        with pytest.raises(DatabaseError, match="127.0.0.1"):
+        with pytest.raises(DatabaseError, match=r"127\.0\.0\.1"):
             await connect(f"redis://127.0.0.1:{listener.getsockname()[1]}").perform(OpenStore("shop", "ensure"), 0.5)
     finally:
         listener.shutdown(socket.SHUT_RDWR)

@@ -15,7 +15,7 @@ from ptb_kvpersistence.backends.redis.aio_wire import Link, Pool, abandon
 from ptb_kvpersistence.backends.redis.notices import SHORTEST
 from ptb_kvpersistence.backends.redis.requests import Requests
 from ptb_kvpersistence.backends.redis.sync import FREE_LINKS, RedisBackend, closed, inherited
-from ptb_kvpersistence.backends.redis.wire import Ask, Blocked, Cut, Listen, Node, NotSent, Pause
+from ptb_kvpersistence.backends.redis.wire import Ask, Blocked, CutError, Listen, NotSentError, Pause
 from ptb_kvpersistence.errors import ReentryError
 from ptb_kvpersistence.model import SetDomain
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from ptb_kvpersistence.backends.redis.requests import Held
-    from ptb_kvpersistence.backends.redis.settings import Settings
+    from ptb_kvpersistence.backends.redis.settings import Node, Settings
     from ptb_kvpersistence.backends.redis.wire import Conversation
     from ptb_kvpersistence.model import Commit, R, Requested
 
@@ -90,7 +90,7 @@ class AsyncRedisBackend:
             while True:
                 try:
                     result = await self._carry_out(mine, effect, caller)
-                except (NotSent, Cut, ReentryError) as error:
+                except (NotSentError, CutError, ReentryError) as error:
                     effect = conversation.throw(error)
                 else:
                     effect = conversation.send(result)
@@ -301,5 +301,3 @@ class _Session:
     async def end(self, commit: Commit | None) -> None:
         """Apply a commit, if given, and let the others go on; done to the end though the caller is cancelled."""
         await self._mine.shielded(self._backend.end(self._mine, self._held, self._caller, commit))
-
-

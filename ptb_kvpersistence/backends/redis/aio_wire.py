@@ -16,18 +16,17 @@ from redis.backoff import NoBackoff
 
 from ptb_kvpersistence.backends.redis.wire import (
     Ask,
-    Cut,
+    CutError,
     Listen,
-    Node,
-    NoneFree,
-    NotSent,
+    NoneFreeError,
+    NotSentError,
     attempt_timeout,
     connection_options,
     is_reply,
 )
 
 if TYPE_CHECKING:
-    from ptb_kvpersistence.backends.redis.settings import Settings
+    from ptb_kvpersistence.backends.redis.settings import Node, Settings
 
 _CONNECTION_ERRORS: Final = (redis_errors.RedisError, OSError, asyncio.TimeoutError)
 _left: Final[list[object]] = []
@@ -64,13 +63,13 @@ class Pool:
             else:
                 self._all.discard(connection)
                 disconnect(connection)
-            return replies
-        except (NotSent, Cut):
+        except (NotSentError, CutError):
             # What befell one befalls the others: the server was restarted, or cannot be reached.
             self._drop_idle()
             raise
         finally:
             self._give_place_back()
+        return replies
 
     async def _stand_in_line(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
@@ -119,14 +118,14 @@ class Pool:
 
 def _give_up(place: asyncio.Future[None]) -> None:
     if not place.done():
-        place.set_exception(NoneFree(TimeoutError("no connection was free")))
+        place.set_exception(NoneFreeError(TimeoutError("no connection was free")))
 
 
 async def connect(settings: Settings, node: Node, deadline: float) -> Connection:
     """Connect to a server.
 
     Raises:
-        NotSent: It cannot be done in time.
+        NotSentError: It cannot be done in time.
     """
     timeout = attempt_timeout(deadline)
     kind = SSLConnection if settings.is_tls else Connection
@@ -138,7 +137,7 @@ async def connect(settings: Settings, node: Node, deadline: float) -> Connection
             retry=Retry(NoBackoff(), 0),
         )
     except _CONNECTION_ERRORS as error:
-        raise NotSent(error) from error
+        raise NotSentError(error) from error
     alarm = asyncio.get_running_loop().call_later(timeout, _abort, connection)
     try:
         await connection.connect()
@@ -146,7 +145,7 @@ async def connect(settings: Settings, node: Node, deadline: float) -> Connection
     except BaseException as error:
         disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
-            raise NotSent(error) from error
+            raise NotSentError(error) from error
         raise
     finally:
         alarm.cancel()
@@ -162,7 +161,7 @@ async def _exchange(connection: Connection, ask: Ask) -> list[Any]:
     except BaseException as error:
         disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
-            raise Cut(error) from error
+            raise CutError(error) from error
         raise
     finally:
         alarm.cancel()
@@ -233,7 +232,7 @@ class Link:
 
     @classmethod
     async def open(cls, settings: Settings, listen: Listen) -> Link:
-        """Connect and listen; NotSent if it cannot be done in time."""
+        """Connect and listen; NotSentError if it cannot be done in time."""
         channel = f"{settings.prefix}:held:{uuid.uuid4().hex}".encode()
         connection = await connect(settings, listen.node, listen.deadline)
         await subscribe(connection, channel, listen.deadline)
@@ -246,7 +245,7 @@ class Link:
 
 
 async def subscribe(connection: Connection, channel: bytes, deadline: float) -> None:
-    """Listen to a channel; NotSent if it cannot be done in time."""
+    """Listen to a channel; NotSentError if it cannot be done in time."""
     alarm = asyncio.get_running_loop().call_later(attempt_timeout(deadline), _abort, connection)
     try:
         await connection.send_command("SUBSCRIBE", channel, check_health=False)
@@ -254,7 +253,7 @@ async def subscribe(connection: Connection, channel: bytes, deadline: float) -> 
     except BaseException as error:
         disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):
-            raise NotSent(error) from error
+            raise NotSentError(error) from error
         raise
     finally:
         alarm.cancel()

@@ -84,7 +84,8 @@ def unreachable(error: TransportError, name: str, limit: float, *, none_free: bo
         return refused(error.cause, name)
     if none_free:
         return DatabaseUnavailableError(
-            f"{name}: all connections were in use for {limit:g} s; raise ?max_connections= in the URL, or do less at once"
+            f"{name}: all connections were in use for {limit:g} s; raise ?max_connections= in the URL, "
+            "or do less at once"
         )
     return DatabaseUnavailableError(
         f"{name} did not answer within {limit:g} s ({error}); check that it runs and can be reached from here"

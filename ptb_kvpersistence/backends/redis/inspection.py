@@ -56,7 +56,9 @@ def _say_what_is_lost(
     appends = configuration[b"appendonly"] or {"1": "yes", "0": "no"}.get(info.get("aof_enabled", ""))
     fsync, save = configuration[b"appendfsync"], configuration[b"save"]
     if policy is None:
-        _say(f"{name}: it cannot be checked whether the server deletes data when its memory is full (INFO is forbidden)")
+        _say(
+            f"{name}: it cannot be checked whether the server deletes data when its memory is full (INFO is forbidden)"
+        )
     if appends is None:
         _say(f"{name}: it cannot be checked whether the server keeps data on disk (CONFIG and INFO are forbidden)")
     elif appends == "no" and save == "":
@@ -64,7 +66,9 @@ def _say_what_is_lost(
     elif appends == "no":
         _say(f"{name} has appendonly no: when the server dies, what came after its last snapshot is lost")
     elif fsync is None:
-        _say(f"{name}: it cannot be checked what a loss of power costs (CONFIG is forbidden, so appendfsync is unknown)")
+        _say(
+            f"{name}: it cannot be checked what a loss of power costs (CONFIG is forbidden, so appendfsync is unknown)"
+        )
     elif fsync != "always":
         lost = "about a second of writes" if fsync == "everysec" else "what the system had not written yet"
         _say(f"{name} has appendfsync {fsync}: a loss of power costs {lost}; appendfsync always would keep all")

@@ -27,8 +27,9 @@ All keys begin with a hash tag, so that what belongs together lies on one node o
 ``{kv:<id>}:bots``        hash    name of a bot -> ``<attached_at> <last_seen> <1 or 0: is attached>``
 ========================  ======  ====================================================================================
 
-Channels: ``kv:changed`` gets ``<id> <version>`` with each commit (``<id> doomed`` at its deletion); ``kv:held:<...>`` are listened to by those who hold an
-exclusive session. Whoever writes must do so by one script or transaction, taking the next version, under all the keys.
+Channels: ``kv:changed`` gets ``<id> <version>`` with each commit, and ``<id> doomed`` when a store is deleted;
+``kv:held:<...>`` are listened to by those who hold an exclusive session. Whoever writes by other means must do so in one
+script, which takes the next version, ``max(head + 1, microseconds of TIME)``, and keeps all of the keys in step.
 """
 
 from __future__ import annotations

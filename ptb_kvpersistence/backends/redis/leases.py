@@ -94,9 +94,7 @@ class Leases:
         items = (yield from self._bot(request.store, b"list", task))[1]
         return tuple(
             sorted(
-                BotInfo(
-                    items[at].decode(), int(items[at + 1]), int(items[at + 2]), is_attached=items[at + 3] == b"1"
-                )
+                BotInfo(items[at].decode(), int(items[at + 1]), int(items[at + 2]), is_attached=items[at + 3] == b"1")
                 for at in range(0, len(items), 4)
             )
         )

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import redis
 
     from ptb_kvpersistence.backends.redis.routing import Router
-    from ptb_kvpersistence.backends.redis.wire import Conversation, Node
+    from ptb_kvpersistence.backends.redis.settings import Node
+    from ptb_kvpersistence.backends.redis.wire import Conversation
 
 SHORTEST: Final = 0.1
 """Seconds below which notifications are no quicker than a request."""

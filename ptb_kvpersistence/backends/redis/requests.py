@@ -6,7 +6,7 @@ Requests about stores as a whole are in ``stores``, those about named locks and 
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lease_lost, store_gone
 from ptb_kvpersistence.backends.redis import layout, scripts
@@ -283,9 +283,7 @@ class Requests:
         """End an exclusive session with a commit, or without."""
         task, keys = Task(limit), self.keys(held.store)
         if commit is None:
-            yield from self.router.run(
-                scripts.RELEASE, keys.slot, (keys.exclusive,), (held.token,), task, writes=False
-            )
+            yield from self.router.run(scripts.RELEASE, keys.slot, (keys.exclusive,), (held.token,), task, writes=False)
             return
         yield from self._commit(commit, task, held.token, held.settings)
 
@@ -361,20 +359,19 @@ def _committed(reply: list[Any], commit: Commit) -> CommitReply:
                 for start in range(0, len(pairs), 2)
             }
         )
-    _fail(status, reply)
+    raise _failure(status, reply)
 
 
-def _fail(status: bytes, reply: list[Any]) -> NoReturn:
+def _failure(status: bytes, reply: list[Any]) -> Exception:
     if status == b"gone":
-        raise store_gone()
+        return store_gone()
     if status == b"fence":
-        raise lease_lost(reply[1].decode())
+        return lease_lost(reply[1].decode())
     if status == b"lost":
-        raise LeaseLostError(
+        return LeaseLostError(
             "the exclusive session ended when its connection did, and somebody else has written; nothing was written"
         )
-    message = f"a server gave an answer that is not known here: {status.decode()}"
-    raise DatabaseError(message)
+    return DatabaseError(f"a server gave an answer that is not known here: {status.decode()}")
 
 
 def _versions(first: int, marks: bytes, count: int) -> tuple[int, ...]:

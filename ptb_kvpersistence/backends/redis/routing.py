@@ -13,8 +13,23 @@ from redis import exceptions as redis_errors
 
 from ptb_kvpersistence.backends.base import pauses
 from ptb_kvpersistence.backends.redis import inspection
-from ptb_kvpersistence.backends.redis.failures import PASSING, first_word, is_final, refused, unknown_outcome, unreachable
-from ptb_kvpersistence.backends.redis.wire import Ask, Cut, Node, NoneFree, NotSent, Pause, TransportError, pack
+from ptb_kvpersistence.backends.redis.failures import (
+    PASSING,
+    first_word,
+    is_final,
+    refused,
+    unknown_outcome,
+    unreachable,
+)
+from ptb_kvpersistence.backends.redis.settings import Node
+from ptb_kvpersistence.backends.redis.wire import (
+    Ask,
+    CutError,
+    NoneFreeError,
+    Pause,
+    TransportError,
+    pack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +56,7 @@ class Task:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.deadline = time.monotonic() + limit
-        self.cut: Cut | None = None
+        self.cut: CutError | None = None
         # These take their time from the first pause on; the deadline is ours.
         self._pauses = pauses(limit)
 
@@ -106,7 +121,7 @@ class Router:
                 replies = yield Ask(node, prefix + packed, 2 if prefix else 1, task.deadline)
             except TransportError as error:
                 failure = error
-                if writes and isinstance(error, Cut):
+                if writes and isinstance(error, CutError):
                     task.cut = error
             else:
                 failure = reply = replies[-1]
@@ -130,7 +145,7 @@ class Router:
     def _try_later(self, failure: TransportError | Exception, node: Node, task: Task) -> Conversation[None]:
         if not (yield from task.pause()):
             raise self._given_up(failure, task)
-        if isinstance(failure, NoneFree):
+        if isinstance(failure, NoneFreeError):
             return
         if self._slots:
             yield from self._look(task, avoid=node)
@@ -142,7 +157,7 @@ class Router:
         if task.cut is not None:
             error = unknown_outcome(task.cut, self._settings.name, task.limit)
         elif isinstance(failure, TransportError):
-            none_free = isinstance(failure, NoneFree)
+            none_free = isinstance(failure, NoneFreeError)
             error = unreachable(failure, self._settings.name, task.limit, none_free=none_free)
         else:
             error = refused(failure, self._settings.name)
@@ -230,6 +245,3 @@ class Router:
 def first_word_of(reply: Any) -> str:
     """The kind of an error, or nothing for what is none."""
     return first_word(reply) if isinstance(reply, Exception) else ""
-
-
-__all__ = ["NotSent", "Router", "Task"]

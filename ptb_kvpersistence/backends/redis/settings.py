@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
-from ptb_kvpersistence.backends.redis.wire import Node
 from ptb_kvpersistence.errors import ConfigurationError
 
 DEFAULT_PORT: Final = 6379
 MAX_CONNECTIONS: Final = 16
 _TEXT: Final = frozenset(
-    {"username", "password", "client_name", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ca_path", "ssl_password"}
+    (
+        "username",
+        "password",
+        "client_name",
+        "ssl_keyfile",
+        "ssl_certfile",
+        "ssl_ca_certs",
+        "ssl_ca_path",
+        "ssl_password",
+    )
 )
 _CHOICES: Final = {"ssl_cert_reqs": frozenset({"none", "optional", "required"})}
 _SWITCHES: Final = frozenset({"ssl_check_hostname"})
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
+
+
+class Node(NamedTuple):
+    """A server."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,7 @@ class Stores:
     def _forget(self, name: str, store: int, task: Task) -> Conversation[None]:
         registry = self._registry
         arguments = (name.encode(), b"%d" % store)
-        yield from self._router.run(
-            scripts.FORGET, registry.slot, (registry.stores,), arguments, task, writes=True
-        )
+        yield from self._router.run(scripts.FORGET, registry.slot, (registry.stores,), arguments, task, writes=True)
 
     def _list(self, _request: ListStores, task: Task) -> Conversation[tuple[StoreInfo, ...]]:
         infos = []

@@ -24,11 +24,10 @@ from ptb_kvpersistence.backends.redis.requests import Requests
 from ptb_kvpersistence.backends.redis.wire import (
     Ask,
     Blocked,
-    Cut,
+    CutError,
     Listen,
-    Node,
-    NoneFree,
-    NotSent,
+    NoneFreeError,
+    NotSentError,
     Pause,
     attempt_timeout,
     connection_options,
@@ -39,7 +38,7 @@ from ptb_kvpersistence.model import SetDomain
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.backends.redis.requests import Held
-    from ptb_kvpersistence.backends.redis.settings import Settings
+    from ptb_kvpersistence.backends.redis.settings import Node, Settings
     from ptb_kvpersistence.backends.redis.wire import Conversation
     from ptb_kvpersistence.model import Commit, R, Requested
 
@@ -101,7 +100,7 @@ class RedisBackend:
             while True:
                 try:
                     result = self._carry_out(effect)
-                except (NotSent, Cut, ReentryError) as error:
+                except (NotSentError, CutError, ReentryError) as error:
                     effect = conversation.throw(error)
                 else:
                     effect = conversation.send(result)
@@ -222,7 +221,7 @@ FREE_LINKS: Final = 4
 """Listening connections kept for the next exclusive sessions."""
 
 
-class _Pools(defaultdict[Node, "_Pool"]):
+class _Pools(defaultdict["Node", "_Pool"]):
     """Connections by server."""
 
     def __init__(self, settings: Settings) -> None:
@@ -246,22 +245,23 @@ class _Pool:
     def exchange(self, ask: Ask) -> list[Any]:
         """Send, and read the replies; errors among them are given as they are."""
         if not self._places.acquire(timeout=max(0.0, ask.deadline - time.monotonic())):
-            raise NoneFree(TimeoutError("no connection was free"))
+            raise NoneFreeError(TimeoutError("no connection was free"))
         try:
             try:
                 connection = self._idle.pop()
             except IndexError:
                 connection = connect(self._settings, self._node, ask.deadline)
             replies = _exchange(connection, ask)
-            if connection._sock is not None:  # noqa: SLF001 - an error may have closed it
+        except (NotSentError, CutError):
+            # What befell one befalls the others: the server was restarted, or cannot be reached.
+            self._drop_idle()
+            raise
+        else:
+            if _is_connected(connection):
                 self._idle.append(connection)
             if not self._is_open:
                 self.close()
             return replies
-        except (NotSent, Cut):
-            # What befell one befalls the others: the server was restarted, or cannot be reached.
-            self._drop_idle()
-            raise
         finally:
             self._places.release()
 
@@ -280,7 +280,7 @@ def connect(settings: Settings, node: Node, deadline: float) -> redis.Connection
     """Connect to a server.
 
     Raises:
-        NotSent: It cannot be done in time.
+        NotSentError: It cannot be done in time.
     """
     timeout = attempt_timeout(deadline)
     kind = redis.SSLConnection if settings.is_tls else redis.Connection
@@ -293,20 +293,24 @@ def connect(settings: Settings, node: Node, deadline: float) -> redis.Connection
         )
         connection.connect()
     except _CONNECTION_ERRORS as error:
-        raise NotSent(error) from error
+        raise NotSentError(error) from error
     return connection
 
 
 def subscribe(settings: Settings, node: Node, channel: bytes, deadline: float) -> redis.Connection:
-    """Connect to a server and listen to a channel; NotSent if it cannot be done in time."""
+    """Connect to a server and listen to a channel; NotSentError if it cannot be done in time."""
     connection = connect(settings, node, deadline)
     try:
         connection.send_command("SUBSCRIBE", channel, check_health=False)
         connection.read_response()
     except _CONNECTION_ERRORS as error:
         connection.disconnect()
-        raise NotSent(error) from error
+        raise NotSentError(error) from error
     return connection
+
+
+def _is_connected(connection: redis.Connection) -> bool:
+    return cast("Any", connection)._sock is not None  # noqa: SLF001 - an error that was a reply may have closed it
 
 
 def _exchange(connection: redis.Connection, ask: Ask) -> list[Any]:
@@ -317,7 +321,7 @@ def _exchange(connection: redis.Connection, ask: Ask) -> list[Any]:
         return [_read(connection) for _ in range(ask.replies)]
     except _CONNECTION_ERRORS as error:
         connection.disconnect()
-        raise Cut(error) from error
+        raise CutError(error) from error
     except BaseException:
         connection.disconnect()
         raise

@@ -13,29 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from redis import exceptions as redis_errors
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
+    from typing import TypeAlias
 
-    from ptb_kvpersistence.backends.redis.settings import Settings
+    from ptb_kvpersistence.backends.redis.settings import Node, Settings
 
 T = TypeVar("T")
-
-
-class Node(NamedTuple):
-    """A server."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Ask(NamedTuple):
     """Send to a server and read so many replies; those that are errors are given as exceptions.
 
     Raises, where it is yielded:
-        NotSent: Nothing has reached the server.
-        Cut: The connection broke, or time passed, after something was sent.
+        NotSentError: Nothing has reached the server.
+        CutError: The connection broke, or time passed, after something was sent.
     """
 
     node: Node
@@ -51,7 +41,7 @@ class Pause(NamedTuple):
 
 
 class Listen(NamedTuple):
-    """Give a free link to a server, one that listens to a channel of its own, or make one; NotSent as for Ask."""
+    """Give a free link to a server, one that listens to a channel of its own, or make one; NotSentError as for Ask."""
 
     node: Node
     deadline: float
@@ -75,15 +65,15 @@ class TransportError(Exception):
         self.cause = cause
 
 
-class NotSent(TransportError):
+class NotSentError(TransportError):
     """Nothing has reached the server."""
 
 
-class NoneFree(NotSent):
+class NoneFreeError(NotSentError):
     """All connections are in use."""
 
 
-class Cut(TransportError):
+class CutError(TransportError):
     """Something was sent, and no reply came."""
 
 
