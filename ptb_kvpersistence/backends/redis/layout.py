@@ -28,8 +28,8 @@ All keys begin with a hash tag, so that what belongs together lies on one node o
 ========================  ======  ====================================================================================
 
 Channels: ``kv:changed`` gets ``<id> <version>`` with each commit, and ``<id> doomed`` when a store is deleted;
-``kv:held:<...>`` are listened to by those who hold an exclusive session. Whoever writes by other means must do so in one
-script, which takes the next version, ``max(head + 1, microseconds of TIME)``, and keeps all of the keys in step.
+``kv:held:<...>`` are listened to by those who hold an exclusive session. Whoever writes by other means must do so
+in one script, which takes the next version, ``max(head + 1, microseconds of TIME)``, and keeps all of the keys in step.
 """
 
 from __future__ import annotations
