@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis import exceptions as redis_errors
 
+from ptb_kvpersistence.backends.redis.settings import Node
 from ptb_kvpersistence.errors import (
     DatabaseError,
     DatabaseFullError,
@@ -42,6 +43,18 @@ _KINDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis_errors.AuthorizationError, "NOAUTH"),
     (redis_errors.AuthenticationError, "WRONGPASS"),
 )
+
+
+def redirection(error: object, asked: Node) -> tuple[str, Node] | None:
+    """Where a cluster says that a slot is, and by which word; some versions of redis-py have no class for that."""
+    if not isinstance(error, redis_errors.ResponseError):
+        return None
+    text = str(error)
+    word = "MOVED" if isinstance(error, redis_errors.MovedError) else first_word(error)
+    if word not in {"MOVED", "ASK"}:
+        return None
+    host, _, port = text.rpartition(" ")[2].rpartition(":")
+    return word, Node(host or asked.host, int(port))
 
 
 def is_final(cause: BaseException) -> bool:

@@ -175,7 +175,10 @@ class Requests:
     ) -> Conversation[CommitReply]:
         keys = self.keys(commit.store)
         parts = self._commit_parts(commit, token, settings or {})
-        lane = self._lanes.pop() if self._lanes else _Lane()
+        try:
+            lane = self._lanes.pop()
+        except IndexError:  # looking first would not do: other threads take some too
+            lane = _Lane()
         lane.number += 1
         parts[0] = b"%d" % lane.number
         lane_key = keys.lane(lane.name)

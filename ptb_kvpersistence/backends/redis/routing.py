@@ -17,6 +17,7 @@ from ptb_kvpersistence.backends.redis.failures import (
     PASSING,
     first_word,
     is_final,
+    redirection,
     refused,
     unknown_outcome,
     unreachable,
@@ -128,9 +129,10 @@ class Router:
                 if not isinstance(reply, Exception):
                     return reply
             redirected, prefix = None, b""
-            if isinstance(failure, redis_errors.AskError):
-                redirected = Node(failure.host or node.host, failure.port)
-                if isinstance(failure, redis_errors.MovedError):
+            found = redirection(failure, node)
+            if found is not None:
+                word, redirected = found
+                if word == "MOVED":
                     yield from self._look(task, first=redirected)
                 else:
                     prefix = _ASKING
