@@ -201,7 +201,8 @@ async def test_a_commit_that_is_too_large(connect, url, monkeypatch):
         "redis://host?max_connections=0",
         "redis://host?cluster=perhaps",
         "redis+cluster://host/1",
-        "redis://host?ssl_cert_reqs=maybe",
+        "rediss://host?ssl_cert_reqs=maybe",
+        "redis://host?ssl_cert_reqs=none",
     ],
 )
 @pytest.mark.parametrize("opens", [open_backend, open_async_backend])

@@ -102,6 +102,8 @@ def parse(url: str) -> Settings:
         raise _wrong(shown, "max_connections is a number from 1 on")
     allow_eviction = bool(_switch(query, "allow_eviction", shown, False))
     _add_options(options, query, shown)
+    if kind != "rediss" and any(name.startswith("ssl_") for name in options):
+        raise _wrong(shown, "options that begin with ssl_ need rediss://")
     seeds = tuple(_node(place, shown) for place in places.split(","))
     return Settings(
         name=shown if prefix == "kv" else f"{shown}?{urlencode({'prefix': prefix})}",
