@@ -8,12 +8,14 @@ import time
 
 import pytest
 
+from ptb_kvpersistence.backends.redis.sync import RedisBackend
 from ptb_kvpersistence.errors import (
     BusyError,
     DatabaseError,
     DatabaseUnavailableError,
     LockTimeoutError,
     OutcomeUnknownError,
+    ReentryError,
     StoreExistsError,
 )
 from ptb_kvpersistence.model import (
@@ -29,6 +31,7 @@ from ptb_kvpersistence.model import (
     ReleaseLease,
     RenameStore,
     Sweep,
+    VersionCheck,
 )
 from tests.servers.proxy import Proxy
 
@@ -62,7 +65,9 @@ async def count_up(subject, store):
 async def test_a_cut_connection_is_no_second_commit(connect, proxy, cut_url, own_server, url, witness_of, where, times):
     subject = connect(cut_url)
     store = await prepared(subject)
-    before = witness_of(own_server, url).client.hget(f"{{{url[-13:]}:{store}}}:meta", "head")
+    applied = witness_of(own_server, url).client.pubsub(ignore_subscribe_messages=True)
+    applied.subscribe(f"{url[-13:]}:changed")
+    applied.get_message(timeout=1)
     setattr(proxy, where, times)
     proxy.seen = 0
     reply = await count_up(subject, store)
@@ -72,7 +77,9 @@ async def test_a_cut_connection_is_no_second_commit(connect, proxy, cut_url, own
     assert reply.versions[2] == reply.versions[0] + 1
     (record,) = await subject.perform(GetMany(store, (Address("d", "n"),)))
     assert record.version == reply.versions[0]
-    assert int(before) < record.version
+    assert applied.get_message(timeout=0.2) is not None
+    assert applied.get_message(timeout=0.2) is None, "it was applied twice"
+    applied.close()
 
 
 async def test_a_callers_id_is_answered_as_if_nothing_had_happened(connect, proxy, cut_url):
@@ -121,6 +128,51 @@ async def test_who_gives_up_says_that_the_outcome_is_not_known(connect, proxy, c
     proxy.cut_replies = 0
     assert (await subject.perform(Commit(store, (Put("d", "n", b"2"),), (), "mine"))).applied_before
     assert witness_of(own_server, url).entries()["shop", "d", "n"] == b"1"
+
+
+async def test_a_late_original_is_not_applied_after_somebody_gave_up(
+    connect, proxy, cut_url, own_server, url, witness_of
+):
+    subject = connect(cut_url)
+    store = await prepared(subject)
+    holder = RedisBackend(url)
+    session = await asyncio.to_thread(holder.exclusive, store, 5)
+    proxy.hold_requests = 1
+    with pytest.raises((BusyError, ReentryError)):  # the sync face does not wait inside of a loop
+        await subject.perform(Commit(store, (Put("d", "n", b"late"),)), 2)
+    assert proxy.hold_requests == 0
+    session.end(None)
+    proxy.deliver()
+    await asyncio.sleep(0.2)
+    assert set(witness_of(own_server, url).entries()) == {("shop", "d", "warm-up")}
+    assert (await subject.perform(Commit(store, (Put("d", "n", b"1"),)))).is_committed
+    holder.close()
+
+
+async def test_a_late_original_is_not_applied_after_a_conflict(connect, proxy, cut_url, own_server, url, witness_of):
+    subject, other = connect(cut_url), connect(url)
+    store = await prepared(subject)
+    await other.perform(Commit(store, (Put("d", "n", b"there"),)))
+    proxy.hold_requests = 1
+    absent = (VersionCheck("d", "n", 0),)
+    assert (await subject.perform(Commit(store, (Put("d", "n", b"late"),), absent), 2)).conflicts
+    await other.perform(Commit(store, (Delete("d", "n"),)))
+    proxy.deliver()
+    await asyncio.sleep(0.2)
+    assert set(witness_of(own_server, url).entries()) == {("shop", "d", "warm-up")}
+    assert (await subject.perform(Commit(store, (Put("d", "n", b"1"),), absent))).is_committed
+
+
+async def test_a_late_original_is_not_applied_twice(connect, proxy, cut_url, own_server, url, witness_of):
+    subject = connect(cut_url)
+    store = await prepared(subject)
+    proxy.hold_requests = 1
+    await subject.perform(Commit(store, (Put("d", "n", b"first"),)), 2)
+    assert proxy.hold_requests == 0
+    await subject.perform(Commit(store, (Put("d", "n", b"second"),)))
+    proxy.deliver()
+    await asyncio.sleep(0.2)
+    assert witness_of(own_server, url).entries()["shop", "d", "n"] == b"second"
 
 
 async def test_a_server_that_is_not_there(connect, make_server):

@@ -15,13 +15,15 @@ class Proxy:
         cut_requests: So many times, a connection is cut when a request has come, before it is passed on.
         cut_replies: So many times, a connection is cut when a reply has come, instead of passing it on.
         matching: What a request must contain to be counted.
+        hold_requests: So many times, a request is kept, and passed on only after :meth:`deliver`.
         seen: How many requests came that contained it.
     """
 
     def __init__(self, server_port, matching=b"EVALSHA"):
         self.server_port = server_port
         self.matching = matching
-        self.cut_requests = self.cut_replies = self.seen = 0
+        self.cut_requests = self.cut_replies = self.hold_requests = self.seen = 0
+        self._delivery = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._sockets = set()
@@ -49,6 +51,9 @@ class Proxy:
                     if self.cut_requests:
                         self.cut_requests -= 1
                         break
+                    if self.hold_requests:
+                        self.hold_requests -= 1
+                        self._delivery.wait(20)
                     if self.cut_replies:
                         self.cut_replies -= 1
                         state["is_doomed"] = True
@@ -61,6 +66,10 @@ class Proxy:
             end.close()
             self._sockets.discard(end)
 
+    def deliver(self):
+        """Pass on what was kept."""
+        self._delivery.set()
+
     def cut_all(self):
         """Cut every connection there is."""
         for end in list(self._sockets):
@@ -68,5 +77,6 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def close(self):
+        self.deliver()
         self._listener.close()
         self.cut_all()

@@ -15,7 +15,7 @@ from ptb_kvpersistence.backends.redis.leases import Leases
 from ptb_kvpersistence.backends.redis.routing import Router, Task
 from ptb_kvpersistence.backends.redis.stores import Stores
 from ptb_kvpersistence.backends.redis.wire import Blocked, Listen
-from ptb_kvpersistence.errors import BusyError, DatabaseError, LeaseLostError, LockTimeoutError
+from ptb_kvpersistence.errors import BusyError, DatabaseError, LeaseLostError, LockTimeoutError, ReentryError
 from ptb_kvpersistence.model import (
     Address,
     Change,
@@ -49,6 +49,8 @@ MAX_STEPS: Final = 100_000
 """Mutations, checks and fences of one commit; while it is applied the server does nothing else."""
 MAX_BYTES: Final = 256 * 1024 * 1024
 """Size of one commit, half of what Redis takes by default for a single value."""
+
+_APPLIED: Final = frozenset({b"ok", b"again", b"before"})
 
 
 class _Lane:
@@ -188,16 +190,28 @@ class Requests:
             )
             if reply[0] != b"busy":
                 break
-            yield Blocked(commit.store)
-            if not (yield from task.pause()):
-                if task.cut is not None:
-                    # An original that is still under way must not be applied after we have said that nothing was.
-                    later = b"%d 0 " % (lane.number + 1)
-                    late = Task(task.limit)
-                    yield from self.router.command(keys.slot, b"SET", lane_key, later, b"PX", b"600000", task=late)
+            try:
+                yield Blocked(commit.store)
+                has_time = yield from task.pause()
+            except ReentryError:
+                yield from self._forbid(lane, keys, task)
+                raise
+            if not has_time:
+                yield from self._forbid(lane, keys, task)
                 raise BusyError(f"{self._name}: somebody has the store to himself; try again, or end what holds it")
+        if reply[0] not in _APPLIED:
+            yield from self._forbid(lane, keys, task)
         self._lanes.append(lane)
         return _committed(reply, commit)
+
+    def _forbid(self, lane: _Lane, keys: StoreKeys, task: Task) -> Conversation[None]:
+        """See that an original that is still under way is not applied after we have said that nothing was."""
+        if task.cut is not None:
+            lane.number += 1
+            last, late = b"%d 0 " % lane.number, Task(task.limit)
+            yield from self.router.command(
+                keys.slot, b"SET", keys.lane(lane.name), last, b"PX", b"600000", task=late, writes=True
+            )
 
     def _commit_parts(self, commit: Commit, token: bytes, settings: dict[str, int | None]) -> list[bytes]:
         parts = [
