@@ -134,3 +134,13 @@ def move(cluster, tag, source, target):
         if server not in (source, target):
             with server.client() as client:
                 client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", new_id)
+
+
+async def test_notifications_find_the_new_master_of_somebody_elses_store(connect, cluster):
+    subject = connect(cluster.url, timeout=30)
+    store = await subject.perform(OpenStore("shop", "create"))
+    assert await settled(subject) is not None
+    mine = {cluster.owner(f"{{kv:{store.id}}}"), cluster.owner("{kv}")}
+    next(server for server in cluster.servers[:3] if server not in mine).kill()
+    await asyncio.sleep(0.5)
+    assert await settled(subject, timeout=15) is not None

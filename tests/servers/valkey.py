@@ -18,7 +18,7 @@ from pathlib import Path
 
 import redis
 
-from ptb_kvpersistence.backends.redis import scripts
+from ptb_kvpersistence.backends.redis import scripts, store_scripts
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -300,11 +300,10 @@ def _older(what, stored, age):
 def stop_clock(monkeypatch, now):
     """Have all scripts take this for the server's time, in milliseconds; what expires does so by the scripts alone."""
     fixed = f"{{'{now // 1000}', '{now % 1000 * 1000}'}}"
-    for script in scripts.ALL:
-        text = TEXTS[script]
+    for script, text in TEXTS.items():
         monkeypatch.setattr(script, "text", script.text)
         monkeypatch.setattr(script, "digest", script.digest)
         script.set_text(text.replace("redis.call('TIME')", fixed))
 
 
-TEXTS = {script: script.text.decode() for script in scripts.ALL}
+TEXTS = {script: script.text.decode() for script in (*scripts.ALL, *store_scripts.ALL)}

@@ -6,7 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ptb_kvpersistence.backends.base import ATTACHED_FOR, LINE_PATIENCE
-from ptb_kvpersistence.backends.redis import scripts
+from ptb_kvpersistence.backends.redis import store_scripts as scripts
 from ptb_kvpersistence.model import (
     AcquireLease,
     AttachBot,

@@ -35,7 +35,7 @@ from ptb_kvpersistence.backends.redis.wire import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ptb_kvpersistence.backends.redis.scripts import Script
+    from ptb_kvpersistence.backends.redis.lua import Script
     from ptb_kvpersistence.backends.redis.settings import Settings
     from ptb_kvpersistence.backends.redis.wire import Conversation
 
@@ -169,8 +169,11 @@ class Router:
     # --- what the servers look like ---
 
     def ready(self, limit: float) -> Conversation[None]:
-        """Know the servers, within ``limit`` seconds."""
-        yield from self.prepare(Task(limit))
+        """Know the servers as they are now, within ``limit`` seconds."""
+        task = Task(limit)
+        yield from self.prepare(task)
+        if self._slots:
+            yield from self._look(task)
 
     def is_as_before(self, slots: Any, role: Any, node: Node) -> bool:
         """Whether a server that was asked for both says nothing new about who is in charge."""

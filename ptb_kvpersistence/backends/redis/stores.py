@@ -11,7 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from ptb_kvpersistence.backends.base import ATTACHED_FOR, in_use, no_such_store, store_exists
-from ptb_kvpersistence.backends.redis import scripts
+from ptb_kvpersistence.backends.redis import store_scripts as scripts
 from ptb_kvpersistence.backends.redis.layout import FORMAT
 from ptb_kvpersistence.backends.redis.wire import Blocked
 from ptb_kvpersistence.errors import BusyError
