@@ -22,7 +22,9 @@
         |-- DatabaseFullError                  no space left
         |-- CorruptDatabaseError               not a database of ours, or damaged
         |-- PickleFoundError                   a PicklePersistence file lies at that path
-        `-- FormatVersionError                 written by a newer version of the package
+        |-- FormatVersionError                 written by a newer version of the package
+        |-- DatabaseUnavailableError           the server cannot be reached in time; nothing was written
+        `-- OutcomeUnknownError                the reply never came; it may have been written
 
 Fields are data. A message says what happened, where, and what to do; it never holds a value or a password.
 """
@@ -209,3 +211,11 @@ class PickleFoundError(DatabaseError):
 
 class FormatVersionError(DatabaseError):
     """The database was written by a newer version of the package."""
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The server cannot be reached, or does not answer in time; nothing was written."""
+
+
+class OutcomeUnknownError(DatabaseError):
+    """The connection broke before the reply came; the commit may have been applied, or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,18 +14,21 @@ from ptb_kvpersistence.errors import ConfigurationError
 if TYPE_CHECKING:
     from ptb_kvpersistence.backends.base import AsyncBackend, Backend
 
-_LATER = ("postgresql", "postgres", "redis", "rediss")
+_LATER = ("postgresql", "postgres")
+_REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 
 
 class Target(NamedTuple):
-    """What a path or URL names: the kind of database, and its path (SQLite) or name (memory)."""
+    """What a path or URL names: the kind of database, and its path (SQLite), name (memory) or URL (servers)."""
 
     kind: str
     path: str
 
 
 def parse(location: object) -> Target:
-    """Parse a path, or a URL ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory:`` or ``memory:name``.
+    """Parse a path, or a URL ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory:``, ``memory:name``.
+
+    ``redis://host``, ``rediss://host`` and ``redis+cluster://host`` are taken as they are.
 
     Raises:
         ConfigurationError: It is none of these, or a kind that this version does not support.
@@ -40,7 +44,9 @@ def parse(location: object) -> Target:
         return Target("memory", location[len("memory:") :].strip("/"))
     if location.startswith("sqlite:"):
         return Target("sqlite", _sqlite_path(location))
-    scheme = urlsplit(location).scheme if "://" in location else ""
+    scheme = location.partition("://")[0].lower() if "://" in location else ""
+    if scheme in _REDIS:
+        return Target("redis", location)
     if scheme in _LATER:
         message = f"{scheme}:// databases are not supported by this version; use an SQLite file"
         raise ConfigurationError(message)
@@ -63,6 +69,12 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
+def _require(driver: str, extra: str) -> None:
+    if importlib.util.find_spec(driver) is None:
+        message = f'{extra}:// needs a driver that is not installed: pip install "ptb_kvpersistence[{extra}]"'
+        raise ConfigurationError(message)
+
+
 def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backend:
     """Make the backend of the sync face; nothing is opened before the first request."""
     target = parse(location)
@@ -70,6 +82,11 @@ def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backe
         from ptb_kvpersistence.backends.memory import MemoryBackend
 
         return MemoryBackend(target.path, timeout=timeout)
+    if target.kind == "redis":
+        _require("redis", target.kind)
+        from ptb_kvpersistence.backends.redis.sync import RedisBackend
+
+        return RedisBackend(target.path, timeout=timeout)
     from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
 
     return SQLiteBackend(target.path, timeout=timeout)
@@ -82,6 +99,11 @@ def open_async_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) ->
         from ptb_kvpersistence.backends.memory import AsyncMemoryBackend
 
         return AsyncMemoryBackend(target.path, timeout=timeout)
+    if target.kind == "redis":
+        _require("redis", target.kind)
+        from ptb_kvpersistence.backends.redis.aio import AsyncRedisBackend
+
+        return AsyncRedisBackend(target.path, timeout=timeout)
     from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 
     return AsyncSQLiteBackend(target.path, timeout=timeout)

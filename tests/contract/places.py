@@ -1,17 +1,24 @@
-"""The places where the contract suite is run: memory and SQLite, each seen past its backend."""
+"""The places where the contract suite is run, each seen past its backend."""
 
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ptb_kvpersistence.backends.memory import AsyncMemoryBackend, MemoryBackend, MemoryEngine
 from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
+from ptb_kvpersistence.backends.urls import open_async_backend, open_backend
 from ptb_kvpersistence.testing import Place
+from tests.servers import valkey
+
+if TYPE_CHECKING:
+    from ptb_kvpersistence.backends.base import AsyncBackend, Backend
 
 
 class MemoryPlace(Place):
@@ -111,3 +118,31 @@ class SQLitePlace(Place):
                 for table, columns in tables.items():
                     shifts = ", ".join(f"{column} = {column} - {round(seconds * 1000)}" for column in columns)
                     connection.execute(f"UPDATE {table} SET {shifts}")
+
+
+class ValkeyPlace(Place):
+    """A prefix on a running server or cluster, seen by a plain redis-py client that knows the documented keys only."""
+
+    def __init__(self, server: Any) -> None:
+        self._prefix = f"t{uuid.uuid4().hex[:12]}"
+        self._url = f"{server.url}?prefix={self._prefix}"
+        self._client = server.client()
+
+    def open(self, *, timeout: float = 5.0) -> Backend:
+        return open_backend(self._url, timeout=timeout)
+
+    def open_async(self, *, timeout: float = 5.0) -> AsyncBackend:
+        return open_async_backend(self._url, timeout=timeout)
+
+    def opener(self) -> Callable[[], Backend]:
+        return partial(open_backend, self._url)
+
+    def witness(self) -> valkey.Witness:
+        return valkey.Witness(self._client, self._prefix)
+
+    def pass_time(self, seconds: float) -> None:
+        valkey.pass_time(self._client, seconds, self._prefix)
+
+    def close(self) -> None:
+        valkey.remove(self._client, self._prefix)
+        self._client.close()
