@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytest_plugins = ["tests.servers.postgres"]
+
 if sys.version_info < (3, 12):
 
     @pytest.fixture(autouse=True)

@@ -50,18 +50,24 @@ def head(backend, store):
 
 
 class Clock:
-    """Stands in for the time of all backends."""
+    """Stands in for the time of all backends, a server's included."""
 
-    def __init__(self):
+    def __init__(self, schema):
+        self._schema = schema
         self.now = 1_800_000_000_000
 
     def __call__(self):
         return self.now
 
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "now" and self._schema is not None:
+            self._schema.set_clock(value)
+
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
+def clock(monkeypatch, place):
+    clock = Clock(place.schema)
     monkeypatch.setattr("ptb_kvpersistence.backends.memory.engine.now_ms", clock)
     monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.engine.now_ms", clock)
     return clock

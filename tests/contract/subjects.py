@@ -6,8 +6,11 @@ import sqlite3
 from contextlib import closing
 
 from ptb_kvpersistence.backends.memory import AsyncMemoryBackend, MemoryBackend
+from ptb_kvpersistence.backends.postgres.aio import AsyncPostgresBackend
+from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
 from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
+from tests.servers.postgres import Schema, shared_url
 
 
 class Sync:
@@ -92,6 +95,30 @@ class SQLiteWitness:
         return {commit for (commit,) in self._rows("SELECT id FROM commits")}
 
 
+class PostgresWitness:
+    """A plain SQL client that knows the documented format only."""
+
+    def __init__(self, schema):
+        self._rows = schema.rows
+
+    def entries(self):
+        rows = self._rows(
+            "SELECT name, domain, key, value::text FROM kv_entries e JOIN kv_stores ON store = id"
+            " WHERE value IS NOT NULL"
+        )
+        return {(name, domain, key): value.encode() for name, domain, key, value in rows}
+
+    def tombstones(self):
+        rows = "SELECT name, domain, key FROM kv_entries JOIN kv_stores ON store = id WHERE value IS NULL"
+        return set(self._rows(rows))
+
+    def stores(self):
+        return {name for (name,) in self._rows("SELECT name FROM kv_stores")}
+
+    def commits(self):
+        return {commit for (commit,) in self._rows("SELECT id FROM kv_commits WHERE id NOT LIKE '~%'")}
+
+
 class Place:
     """One empty database that any number of backends of one kind can open."""
 
@@ -100,6 +127,9 @@ class Place:
         self._path = str(folder / "contract.db")
         self._engine = None
         self._opened = []
+        self.schema = Schema(shared_url()) if "postgres" in kind else None
+        if self.schema:
+            self.schema.set_clock()
 
     def open(self):
         if self.kind == "memory":
@@ -110,17 +140,25 @@ class Place:
             self._engine = subject.backend.engine
         elif self.kind == "sqlite":
             subject = Sync(SQLiteBackend(self._path))
+        elif self.kind == "postgres":
+            subject = Sync(PostgresBackend(self.schema.url))
+        elif self.kind == "postgres-async":
+            subject = Async(AsyncPostgresBackend(self.schema.url))
         else:
             subject = Async(AsyncSQLiteBackend(self._path))
         self._opened.append(subject)
         return subject
 
     def witness(self):
+        if self.schema:
+            return PostgresWitness(self.schema)
         return SQLiteWitness(self._path) if "sqlite" in self.kind else MemoryWitness(self._opened[0].backend)
 
     async def close(self):
         for subject in self._opened:
             await subject.close()
+        if self.schema:
+            self.schema.drop()
 
 
-KINDS = ("memory", "memory-async", "sqlite", "sqlite-async")
+KINDS = ("memory", "memory-async", "sqlite", "sqlite-async", "postgres", "postgres-async")

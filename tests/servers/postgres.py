@@ -182,7 +182,7 @@ class Schema:
         """Run a statement with a plain client that sees the schema's tables; gives rows, if there are any."""
         with psycopg.connect(self.server, autocommit=True) as connection:
             connection.execute(f'SET search_path = "{self.name}"')
-            cursor = connection.execute(statement, parameters)
+            cursor = connection.execute(statement, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def pass_time(self, seconds):
@@ -193,6 +193,32 @@ class Schema:
                 if connection.execute("SELECT to_regclass(%s)", (f"kv_{table}",)).fetchone()[0]:
                     changes = ", ".join(f"{column} = {column} - %(by)s" for column in columns)
                     connection.execute(f"UPDATE kv_{table} SET {changes}", {"by": round(seconds * 1000)})
+
+    def set_clock(self, milliseconds=None):
+        """Have the package see another time than the server's; to be called first before anybody connects.
+
+        The schema gets functions that hide the server's own, as long as ``pg_catalog`` comes later in the search path.
+        """
+        if "search_path" not in self.url:
+            path = quote(f'-c search_path="{self.name}",pg_catalog'.replace(" test ", "\\ test\\ "))
+            self.url += f"&options={path}"
+            self._execute(f'CREATE SCHEMA "{self.name}"')
+            self._execute(f'CREATE TABLE "{self.name}".set_clock(at timestamptz)')
+            for name in ("clock_timestamp", "statement_timestamp"):
+                self._execute(
+                    f'CREATE FUNCTION "{self.name}".{name}() RETURNS timestamptz LANGUAGE sql AS $$'
+                    f'SELECT coalesce((SELECT at FROM "{self.name}".set_clock), pg_catalog.{name}()) $$'
+                )
+        if milliseconds is not None:
+            self._execute(f'DELETE FROM "{self.name}".set_clock')
+            seconds, rest = divmod(milliseconds, 1000)
+            self._execute(
+                f"INSERT INTO \"{self.name}\".set_clock VALUES (to_timestamp({seconds}) + interval '{rest} milliseconds')"
+            )
+
+    def _execute(self, statement):
+        with psycopg.connect(self.server, autocommit=True) as connection:
+            connection.execute(statement)
 
     def drop(self):
         with psycopg.connect(self.server, autocommit=True) as connection:
