@@ -11,7 +11,7 @@ from ptb_kvpersistence.model import Address, Changes, Commit, GetMany, OpenStore
 from tests.contract.subjects import Place
 
 
-@pytest.fixture(params=["memory-async", "sqlite-async"])
+@pytest.fixture(params=["memory-async", "sqlite-async", "postgres-async"])
 async def place(request, tmp_path):
     place = Place(request.param, tmp_path)
     yield place
@@ -24,6 +24,9 @@ async def backend(place):
 
 
 async def test_peek_moves_with_every_commit_of_anybody(place, backend, store, put):
+    if place.schema:
+        assert backend.peek() is None  # a server cannot be asked without waiting; its notifications are tested apart
+        return
     other = place.open()
     await other.perform(OpenStore("shop"))
     tokens = [backend.peek()]

@@ -78,10 +78,12 @@ async def test_a_lock_that_was_given_back_is_free_and_tokens_grow(backend, store
     assert tokens == sorted(set(tokens))
 
 
-async def test_tokens_grow_though_the_clock_goes_back(monkeypatch, backend, store, acquire):
+async def test_tokens_grow_though_the_clock_goes_back(monkeypatch, place, backend, store, acquire):
     first = (await acquire("a")).token
     await backend.perform(ReleaseLease(store, "report", "a", first))
     monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000_000_000_000)
+    if place.schema:
+        place.schema.set_clock(1_000_000_000_000)
     assert (await acquire("b")).token == first + 1
 
 
@@ -157,8 +159,10 @@ async def test_a_fenced_commit_that_is_sent_again_after_the_lease_is_applied_onc
 # --- the sync face ---
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "postgres"])
 def location(request, tmp_path):
+    if request.param == "postgres":
+        return request.getfixturevalue("schema").url
     return str(tmp_path / "shop.db") if request.param == "file" else f"memory:{tmp_path.name}"
 
 
