@@ -212,9 +212,8 @@ class Schema:
         if milliseconds is not None:
             self._execute(f'DELETE FROM "{self.name}".set_clock')
             seconds, rest = divmod(milliseconds, 1000)
-            self._execute(
-                f"INSERT INTO \"{self.name}\".set_clock VALUES (to_timestamp({seconds}) + interval '{rest} milliseconds')"
-            )
+            at = f"to_timestamp({seconds}) + interval '{rest} milliseconds'"
+            self._execute(f'INSERT INTO "{self.name}".set_clock VALUES ({at})')
 
     def _execute(self, statement):
         with psycopg.connect(self.server, autocommit=True) as connection:
@@ -232,7 +231,7 @@ class Schema:
             self.drop()
 
 
-_shared = []
+_shared: list[PostgresServer] = []
 
 
 def shared_url():

@@ -294,7 +294,7 @@ class AsyncPostgresBackend:
         if begun.get_loop().is_closed():
             finish(connection)
         else:
-            _start(session.end_alone(None))
+            _ = _start(session.end_alone(None))
 
     async def release(self) -> None:
         """Close what the current loop has opened; the next request opens it again."""
@@ -345,7 +345,7 @@ class AsyncPostgresBackend:
             return None
         if here.channel.wants_connection(max_age) and self._prepared is not None and not self._prepared.is_pooled:
             here.channel.tried()
-            _start(self._listen(loop, here, self._prepared.jobs.sql(sql.CHANNEL)))
+            _ = _start(self._listen(loop, here, self._prepared.jobs.sql(sql.CHANNEL)))
         return here.channel.look(max_age)
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, here: _OfLoop, find_channel: str) -> None:

@@ -178,7 +178,9 @@ def resolved(reply: CommitReply, place: str, cause: Failed) -> None:
         DatabaseError: Nothing of it was written.
     """
     if not reply.applied_before:
-        message = f"the connection to {place} broke at the end of an exclusive transaction; nothing was written, repeat it"
+        message = (
+            f"the connection to {place} broke at the end of an exclusive transaction; nothing was written, repeat it"
+        )
         raise DatabaseError(message) from cause
 
 
@@ -203,14 +205,14 @@ def preparing(location: Location, client_side_pid: int) -> Generator[list[Statem
         ready, has_schema, has_tables = yield from _look_at_format(location, schema)
         if not ready:
             made = [] if has_schema else [f"CREATE SCHEMA {quoted(schema)}"]
-            yield [(statement.replace("%", "%%"), ()) for statement in (*made, *creation(schema, has_tables=has_tables))]
+            yield [
+                (statement.replace("%", "%%"), ()) for statement in (*made, *creation(schema, has_tables=has_tables))
+            ]
         yield [(sql.END, ())]
     return Prepared(Jobs(schema, location.name), is_pooled)
 
 
-def _look_at_format(
-    location: Location, schema: str
-) -> Generator[list[Statement], list[Rows], tuple[bool, bool, bool]]:
+def _look_at_format(location: Location, schema: str) -> Generator[list[Statement], list[Rows], tuple[bool, bool, bool]]:
     names = (quoted(schema), f"{quoted(schema)}.kv_format")
     (((has_schema, has_tables),),) = yield [(sql.WHAT_EXISTS, names)]
     if not has_tables:

@@ -120,7 +120,8 @@ class Channel:
                 self._token += 1
             while self._sent_at is not None and not pgconn.is_busy():
                 if pgconn.get_result() is None:
-                    self._sent_at, self._confirmed_at = None, self._sent_at
+                    self._confirmed_at = self._sent_at
+                    self._sent_at = None
             while pgconn.notifies() is not None:
                 self._token += 1
         except psycopg.Error as error:
@@ -162,6 +163,6 @@ class Channel:
                     selector.register(self.socket, selectors.EVENT_READ)
                     selector.select(left)
                 self.read()
-                if self._connection is None:
+                if not self.is_listening:
                     return None
         return self.look(max_age)

@@ -107,9 +107,7 @@ def failed(error: BaseException, name: str) -> Failed:
             broken = DatabaseUnavailableError(f"the connection to {name} broke ({_first_line(error)}); try again")
             return Failed(Verdict.BROKEN, broken, was_sent=True)
         return Failed(Verdict.FINAL, DatabaseError(f"{name}: {_first_line(error)}"), was_sent=False)
-    verdict = (
-        Verdict.AGAIN if state in _AGAIN else Verdict.UNPREPARED if state in _UNPREPARED else Verdict.FINAL
-    )
+    verdict = Verdict.AGAIN if state in _AGAIN else Verdict.UNPREPARED if state in _UNPREPARED else Verdict.FINAL
     return Failed(verdict, _refused(error, state, name), was_sent=False)
 
 
@@ -120,7 +118,9 @@ def _refused(error: BaseException, state: str, name: str) -> DatabaseError:
     if state == "55P03":
         return BusyError(f"{name}: the store is locked by another connection; try again, or end what holds it")
     if state == "57014":
-        return DatabaseUnavailableError(f"{name} did not get ready in time; nothing was written, allow a longer timeout")
+        return DatabaseUnavailableError(
+            f"{name} did not get ready in time; nothing was written, allow a longer timeout"
+        )
     if state in _FULL:
         return DatabaseFullError(f"{name}: no space left ({said}); nothing was written, free some space")
     if state in _READ_ONLY:

@@ -184,8 +184,10 @@ class Jobs:
 
     def _get_many(self, request: GetMany) -> Job:
         if len(request.addresses) == 1:
-            statement = (self.sql(sql.GET), (*request.addresses[0], request.store))
-            return Job([statement], lambda rows: tuple(map(_record, _of_store(rows[0]))), is_single=True)
+            parameters = (*request.addresses[0], request.store)
+            return Job(
+                [(self.sql(sql.GET), parameters)], lambda rows: tuple(map(_record, _of_store(rows[0]))), is_single=True
+            )
         domains = Texts([domain for domain, _ in request.addresses])
         keys = Texts([key for _, key in request.addresses])
         count = len(request.addresses)
@@ -219,7 +221,9 @@ class Jobs:
             changes = [Change._make(row[3:]) for row in found if row[3] is not None]
             more = len(changes) > request.limit
             changes = changes[: request.limit]
-            return ChangesReply(changes, changes[-1].version if more else max(head, horizon), horizon, incarnation, more)
+            return ChangesReply(
+                changes, changes[-1].version if more else max(head, horizon), horizon, incarnation, more
+            )
 
         return Job([(self.sql(sql.CHANGES, domains=domains), parameters)], decode)
 

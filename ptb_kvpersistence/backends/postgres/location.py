@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -40,7 +40,7 @@ def locate(url: str) -> Location:
     # libpq takes a plus sign for itself, not for a space.
     query = urlencode([item for item in given if item[0] != "schema"], quote_via=quote)
     try:
-        found = conninfo_to_dict(urlunsplit(parts._replace(query=query)))
+        found = conninfo_to_dict(f"postgresql://{parts.netloc}{parts.path}{'?' if query else ''}{query}")
     except ProgrammingError:
         # What libpq says may quote a part of the password.
         message = (
@@ -51,7 +51,10 @@ def locate(url: str) -> Location:
     if schema is not None and (not schema or "\0" in schema):
         message = "the schema in the URL is empty; name one, or leave ?schema= out"
         raise ConfigurationError(message)
-    parameters: dict[str, str | int] = {**KEEPALIVES, **{key: value for key, value in found.items() if value is not None}}
+    parameters: dict[str, str | int] = {
+        **KEEPALIVES,
+        **{key: value for key, value in found.items() if value is not None},
+    }
     parameters.setdefault("application_name", "ptb_kvpersistence")
     parameters["client_encoding"] = "utf8"
     return Location(_name(parameters, schema), parameters, schema)

@@ -27,8 +27,8 @@ CREATE OR REPLACE FUNCTION {s}.kv_channel() RETURNS text LANGUAGE sql STABLE AS
 $$ SELECT 'kv_' || '{t}.kv_stores'::regclass::oid $$
 """
 
-_FAILED: Final = f"""
-CREATE OR REPLACE FUNCTION {{s}}.kv_failed_1(
+_FAILED: Final = """
+CREATE OR REPLACE FUNCTION {s}.kv_failed_1(
     p_store integer, p_now bigint, c_domains text[], c_keys text[], c_versions bigint[],
     r_domains text[], r_starts text[], r_stops text[], r_sinces bigint[], r_ats bigint[])
 RETURNS TABLE(kind text, item integer, value json, version bigint, updated_at bigint, ttl bigint, expires_at bigint)
@@ -38,15 +38,16 @@ BEGIN
     IF r_domains IS NOT NULL THEN
         RETURN QUERY
         SELECT 'range', r.n::integer, NULL::json, 0::bigint, 0::bigint, 0::bigint, 0::bigint
-        FROM unnest(r_domains, r_starts, r_stops, r_sinces, r_ats) WITH ORDINALITY AS r(domain, start, stop, since, at, n)
+        FROM unnest(r_domains, r_starts, r_stops, r_sinces, r_ats) WITH ORDINALITY
+            AS r(domain, start, stop, since, at, n)
         WHERE EXISTS (
             -- The subquery is kept apart, so that the few changes since then are looked at, not the whole range.
             SELECT FROM (
-                SELECT e.domain, e.key FROM {{s}}.kv_entries e WHERE e.store = p_store AND e.version > r.since OFFSET 0
+                SELECT e.domain, e.key FROM {s}.kv_entries e WHERE e.store = p_store AND e.version > r.since OFFSET 0
             ) c WHERE c.domain = r.domain AND c.key >= r.start AND (r.stop IS NULL OR c.key < r.stop)
         ) OR EXISTS (
             SELECT FROM (
-                SELECT e.domain, e.key FROM {{s}}.kv_entries e
+                SELECT e.domain, e.key FROM {s}.kv_entries e
                 WHERE e.store = p_store AND e.expires_at > r.at AND e.expires_at <= p_now OFFSET 0
             ) c WHERE c.domain = r.domain AND c.key >= r.start AND (r.stop IS NULL OR c.key < r.stop)
         ) LIMIT 1;
@@ -59,7 +60,7 @@ BEGIN
         SELECT 'version', c.n::integer, e.value, e.version, e.updated_at, e.ttl, e.expires_at
         FROM unnest(c_domains, c_keys, c_versions) WITH ORDINALITY AS c(domain, key, version, n)
         LEFT JOIN LATERAL (
-            SELECT * FROM {{s}}.kv_entries x WHERE x.store = p_store AND x.domain = c.domain AND x.key = c.key
+            SELECT * FROM {s}.kv_entries x WHERE x.store = p_store AND x.domain = c.domain AND x.key = c.key
                 AND x.value IS NOT NULL AND (x.expires_at IS NULL OR x.expires_at > p_now) OFFSET 0
         ) e ON true
         WHERE coalesce(e.version, 0) <> c.version;
@@ -332,7 +333,8 @@ BEGIN
     LOOP
         SELECT l.* INTO v_lease FROM {{s}}.kv_leases l WHERE l.store = p_store AND l.name = p_name FOR UPDATE;
         EXIT WHEN FOUND;
-        INSERT INTO {{s}}.kv_leases (store, name, token, expires_at) VALUES (p_store, p_name, 0, 0) ON CONFLICT DO NOTHING;
+        INSERT INTO {{s}}.kv_leases (store, name, token, expires_at) VALUES (p_store, p_name, 0, 0)
+        ON CONFLICT DO NOTHING;
     END LOOP;
     v_now := {_MILLISECONDS};
     holder := CASE WHEN v_lease.expires_at > v_now THEN v_lease.holder END;
@@ -393,7 +395,8 @@ BEGIN
     INSERT INTO {{s}}.kv_bots AS b (store, bot, attached_at, last_seen, is_attached)
     VALUES (p_store, p_bot, v_now, v_now, true)
     ON CONFLICT (store, bot) DO UPDATE SET last_seen = v_now, is_attached = true,
-        attached_at = CASE WHEN b.is_attached AND b.last_seen > v_now - {ATTACHED_FOR} THEN b.attached_at ELSE v_now END;
+        attached_at = CASE WHEN b.is_attached AND b.last_seen > v_now - {ATTACHED_FOR}
+            THEN b.attached_at ELSE v_now END;
     RETURN true;
 END $$
 """

@@ -73,8 +73,8 @@ TABLES: Final = (
 )
 
 MINIMUM_SERVER: Final = 130000
-LOOK: Final = """SELECT current_setting('server_version_num')::integer, current_setting('server_encoding'), pg_backend_pid(),
-    current_schema()"""
+LOOK: Final = """SELECT current_setting('server_version_num')::integer, current_setting('server_encoding'),
+    pg_backend_pid(), current_schema()"""
 
 
 def quoted(name: str) -> str:

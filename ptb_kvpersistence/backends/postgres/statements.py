@@ -16,7 +16,8 @@ GET: Final = f"""SELECT {_RECORD} FROM {{s}}.kv_stores s
 GET_MANY: Final = f"""SELECT {_RECORD} FROM {{s}}.kv_stores s
     LEFT JOIN unnest(%s, %s) WITH ORDINALITY AS a(domain, key, n) ON true
     LEFT JOIN LATERAL (
-        SELECT * FROM {{s}}.kv_entries e WHERE e.store = s.id AND e.domain = a.domain AND e.key = a.key AND {_ALIVE} OFFSET 0
+        SELECT * FROM {{s}}.kv_entries e
+        WHERE e.store = s.id AND e.domain = a.domain AND e.key = a.key AND {_ALIVE} OFFSET 0
     ) e ON true
     WHERE s.id = %s ORDER BY a.n"""
 PAGE: Final = f"""SELECT e.key, {_RECORD} FROM {{s}}.kv_stores s
@@ -47,7 +48,8 @@ SWEEP: Final = "SELECT {s}.kv_sweep_1(%s)"
 
 ACQUIRE: Final = "SELECT * FROM {s}.kv_acquire_1(%s, %s, %s, %s, %s, %s)"
 RENEW: Final = f"""UPDATE {{s}}.kv_leases l SET expires_at = {_NOW} + %s
-    WHERE l.store = %s AND l.name = %s AND l.token = %s AND l.holder IS NOT NULL AND l.expires_at > {_NOW} RETURNING 1"""
+    WHERE l.store = %s AND l.name = %s AND l.token = %s AND l.holder IS NOT NULL AND l.expires_at > {_NOW}
+    RETURNING 1"""
 RELEASE: Final = "SELECT {s}.kv_release_1(%s, %s, %s, %s, %s)"
 ATTACH: Final = "SELECT {s}.kv_attach_1(%s, %s)"
 DETACH: Final = f"""UPDATE {{s}}.kv_bots b SET is_attached = false, last_seen = {_NOW}
@@ -63,7 +65,8 @@ LIMITS: Final = "SELECT set_config('statement_timeout', %s, true), set_config('l
 # Plans of functions are kept, and one made for a table that was small must not be used when it has grown.
 PLANS: Final = ", set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)"
 DURABLE: Final = """, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"""
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END,
+    true)"""
 # A holder whose machine has vanished is noticed by the server.
 WATCHED: Final = """, set_config('tcp_keepalives_idle', '10', true), set_config('tcp_keepalives_interval', '5', true),
     set_config('tcp_keepalives_count', '3', true)"""
