@@ -57,6 +57,7 @@ def fork(url):
 
 
 async def _fork_async(url):
+    asyncio.get_running_loop().slow_callback_duration = 60
     database = connect_async(url)
     store = await database.store("shop", create=True)
     await store.set("parent", 1)

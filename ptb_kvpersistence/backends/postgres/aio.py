@@ -352,7 +352,9 @@ class AsyncPostgresBackend:
         try:
             connection = await connect_async(self._location.parameters, monotonic() + self._timeout)
             try:
-                rows = await connection.run(here.channel.hello(find_channel))
+                begin, check = here.channel.hello(find_channel)
+                await connection.run(begin)
+                rows = await connection.run(check)
             except BaseException:
                 finish(connection)
                 raise

@@ -61,14 +61,12 @@ class Channel:
         """Note that a connection is being made."""
         self._tried_at = monotonic()
 
-    def hello(self, find_channel: str) -> list[Statement]:
-        """Give the statements that begin to listen, one round trip on a new connection."""
+    def hello(self, find_channel: str) -> tuple[list[Statement], list[Statement]]:
+        """Give the statements that begin to listen, and those that show whether it worked; a round trip each."""
         self._begun_at = monotonic()
-        # LISTEN takes no parameter and no expression.
-        return [
-            ("DO $$ BEGIN EXECUTE format('LISTEN %%I', (" + find_channel + ")); END $$", ()),
-            ("SELECT count(*) FROM pg_listening_channels()", ()),
-        ]
+        # LISTEN takes no parameter and no expression, and nothing is listened to before the end of its transaction.
+        begin = "DO $$ BEGIN EXECUTE format('LISTEN %%I', (" + find_channel + ")); END $$"
+        return [(begin, ())], [("SELECT count(*) FROM pg_listening_channels()", ())]
 
     def listen(self, connection: Connection | AsyncConnection, rows: list[Any]) -> None:
         """Go on with a connection that has said hello."""

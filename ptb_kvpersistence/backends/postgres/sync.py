@@ -279,7 +279,9 @@ class PostgresBackend:
                 channel.tried()
                 try:
                     connection = connect(self._location.parameters, time.monotonic() + 1.0)
-                    channel.listen(connection, connection.run(channel.hello(self._prepared.jobs.sql(sql.CHANNEL))))
+                    begin, check = channel.hello(self._prepared.jobs.sql(sql.CHANNEL))
+                    connection.run(begin)
+                    channel.listen(connection, connection.run(check))
                 except (psycopg.Error, LateError, OSError) as error:
                     channel.failed(error)
             return channel.look_waiting(max_age)
