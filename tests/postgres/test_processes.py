@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -71,6 +73,23 @@ def test_a_fork_starts_with_connections_of_its_own(schema, job):
         stored = dict(database.store("shop"))
     assert stored.pop("parent after") in (5, 3)
     assert (stored["parent"], stored["child"]) == (1, 2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_child_does_not_keep_the_lock_of_its_killed_parent(schema):
+    with connect(schema.url) as database:
+        store = database.create("shop")
+        process = start("hold_and_fork", schema.url)
+        child = int(process.stdout.readline())
+        try:
+            process.kill()
+            process.wait()
+            with store.transaction(lock=True, timeout=2):
+                store["k"] = 1
+        finally:
+            os.kill(child, signal.SIGKILL)
+        process.communicate()
+        assert dict(store) == {"k": 1}
 
 
 @pytest.mark.parametrize("how", ["sync", "run", "loop", "middle"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 
 from ptb_kvpersistence import connect, connect_async
 
@@ -34,6 +35,19 @@ def hold(url):
     with connect(url) as database, database.store("shop").transaction(lock=True) as view:
         view["held"] = True
         print("holding", flush=True)
+        sys.stdin.readline()
+
+
+def hold_and_fork(url):
+    """Have the store to itself until killed; a child lives on and has inherited the connection."""
+    with connect(url) as database, database.store("shop").transaction(lock=True) as view:
+        view["held"] = True
+        child = os.fork()
+        if not child:
+            os.close(1)
+            time.sleep(60)
+            os._exit(0)
+        print(child, flush=True)
         sys.stdin.readline()
 
 

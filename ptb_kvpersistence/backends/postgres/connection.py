@@ -6,9 +6,11 @@ Here the generators that it drives are watched from outside.
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg import waiting
@@ -149,6 +151,7 @@ def connect(parameters: Mapping[str, str | int], deadline: float) -> Connection:
     finally:
         _until.reset(token)
     connection.deadline = deadline
+    _connections.add(connection)
     return connection
 
 
@@ -160,7 +163,26 @@ async def connect_async(parameters: Mapping[str, str | int], deadline: float) ->
     finally:
         _until.reset(token)
     connection.deadline = deadline
+    _connections.add(connection)
     return connection
+
+
+_connections: Final[WeakSet[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]] = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Let go of the sockets in a forked child, so that the server sees when the parent dies, and its locks with it."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for connection in list(_connections):
+        if not connection.closed:
+            # The number stays taken: libpq still has it.
+            os.dup2(nowhere, connection.pgconn.socket)
+    os.close(nowhere)
+    _connections.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def finish(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

@@ -115,7 +115,7 @@ def _refused(error: BaseException, state: str, name: str) -> DatabaseError:
     diagnostics = getattr(error, "diag", None)
     # Never the details: those quote values.
     said = getattr(diagnostics, "message_primary", None) or _first_line(error)
-    if state == "55P03":
+    if state in ("55P03", "40P01"):
         return BusyError(f"{name}: the store is locked by another connection; try again, or end what holds it")
     if state == "57014":
         return DatabaseUnavailableError(
