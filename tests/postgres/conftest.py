@@ -48,10 +48,7 @@ class Opener:
         self._opened = []
 
     def __call__(self, url, **options):
-        if self.face == "sync":
-            backend = Sync(PostgresBackend(url, **options))
-        else:
-            backend = AsyncPostgresBackend(url, **options)
+        backend = Sync(PostgresBackend(url, **options)) if self.face == "sync" else AsyncPostgresBackend(url, **options)
         self._opened.append(backend)
         return backend
 

@@ -1,4 +1,4 @@
-"""Callers that are cancelled, at each step: what was begun goes on, nothing is left half done, no connection is lost."""
+"""Callers that are cancelled, at each step: what was begun goes on, and no connection or lock is lost."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ async def cancelled_after(steps, coroutine):
 
 def in_use(backend):
     (here,) = backend._loops.values()
-    return [gate._value for gate in here.pool._gates.values()], len(here.pool._free), here.sessions
+    return [gate._value for gate in here.runner.pool._gates.values()], len(here.runner.pool._free), here.sessions
 
 
 async def settled(backend):
     from ptb_kvpersistence.backends.postgres import aio
 
     while aio._tasks:
-        await asyncio.sleep(0.01)
+        await asyncio.wait(list(aio._tasks))
 
 
 async def test_commits(backend, store):
@@ -98,13 +98,13 @@ async def test_ending_an_exclusive_session(backend, store):
     for steps in range(STEPS):
         key = f"k{steps:02}"
 
-        async def work(key=key):
+        async def work(key, reached):
             session = await backend.exclusive(store, 5)
             reached.set()
             await session.end(Commit(store, (Put("d", key, b"1"),)))
 
         reached = asyncio.Event()
-        task = asyncio.create_task(work())
+        task = asyncio.create_task(work(key, reached))
         await reached.wait()
         for _ in range(steps):
             await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -159,11 +160,11 @@ async def test_too_many_connections_for_the_server(connect_to, own_server):
     own_server._settings["max_connections"] = "8"
     own_server.start()
     taken = []
-    with pytest.raises(psycopg.OperationalError):
-        while True:
+    with contextlib.suppress(psycopg.OperationalError):
+        while len(taken) < 20:
             taken.append(psycopg.connect(own_server.url))
     backend = connect_to(own_server.url, timeout=0.5)
-    with pytest.raises(DatabaseUnavailableError, match="too many|slots"):
+    with pytest.raises(DatabaseUnavailableError, match=r"too many|slots"):
         await backend.perform(ListStores())
     asyncio.get_running_loop().call_later(0.3, lambda: [connection.close() for connection in taken])
     assert await backend.perform(ListStores(), timeout=5) == ()

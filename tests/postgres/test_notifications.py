@@ -119,7 +119,7 @@ async def test_watchers_hear_of_changes(schema, face):
 
                 async def watch():
                     async for event in watched.watch():
-                        seen.append((event.key, event.value, time.monotonic()))
+                        seen.append((event.key, event.value, time.monotonic()))  # noqa: PERF401 - one by one
 
                 task = asyncio.create_task(watch())
                 await asyncio.sleep(0.5)

@@ -116,9 +116,7 @@ def test_several_loops_in_turn_use_one_backend(schema):
 
     async def use(number):
         store = await backend.perform(OpenStore("shop", "ensure"))
-        await asyncio.gather(
-            *(backend.perform(Commit(store.id, (Put("d", f"{number}-{n}", b"1"),))) for n in range(5))
-        )
+        await asyncio.gather(*(backend.perform(Commit(store.id, (Put("d", f"{number}-{n}", b"1"),))) for n in range(5)))
         backend.peek(1.0)
         await asyncio.sleep(0.05)
         return store.id

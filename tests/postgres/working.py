@@ -90,7 +90,7 @@ async def _fork_async(url):
             code = 0
         finally:
             os._exit(code)
-    assert os.waitpid(child, 0)[1] == 0
+    assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 - the loop is not to go on meanwhile
     await store.set("parent after", await store.get("child") + 1)
     await database.close()
     print("forked")
@@ -98,6 +98,9 @@ async def _fork_async(url):
 
 def fork_async(url):
     asyncio.run(_fork_async(url))
+
+
+_begun: list[asyncio.Future] = []
 
 
 def left_open(url, how):
@@ -111,8 +114,7 @@ def left_open(url, how):
             backend.peek(1.0)
             await asyncio.sleep(0.02)
         if how == "middle":
-            for number in range(20):
-                asyncio.ensure_future(store.set(f"k{number}", number))
+            _begun.extend(asyncio.ensure_future(store.set(f"k{number}", number)) for number in range(20))
             await asyncio.sleep(0)
 
     if how == "sync":

@@ -16,33 +16,30 @@ import psycopg
 from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.postgres import statements as sql
+from ptb_kvpersistence.backends.postgres.aio_runner import AsyncRunner
 from ptb_kvpersistence.backends.postgres.attempts import (
-    Attempt,
     BeginExclusive,
     Deadline,
-    Pause,
     Prepared,
     lane_of,
     lock_timeout,
-    performing,
-    pool_exhausted,
-    preparing,
     reentry,
     resolved,
 )
 from ptb_kvpersistence.backends.postgres.channel import Channel
 from ptb_kvpersistence.backends.postgres.connection import AsyncConnection, LateError, connect_async, finish
-from ptb_kvpersistence.backends.postgres.failures import Failed, Verdict, failed, not_connected
-from ptb_kvpersistence.backends.postgres.jobs import beginning, identified
+from ptb_kvpersistence.backends.postgres.failures import Failed
+from ptb_kvpersistence.backends.postgres.jobs import identified
 from ptb_kvpersistence.backends.postgres.location import locate
-from ptb_kvpersistence.backends.postgres.pool import Pool, inherited
-from ptb_kvpersistence.backends.postgres.sync import PREPARED_FROM, PostgresBackend
+from ptb_kvpersistence.backends.postgres.pool import inherited
+from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
 from ptb_kvpersistence.errors import BusyError, StoreClosedError
 from ptb_kvpersistence.model import Commit, DeleteStore, R, RenameStore, Requested, SetDomain
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from ptb_kvpersistence.backends.postgres.location import Location
     from ptb_kvpersistence.model import CommitReply
 
 _tasks: set[asyncio.Task[Any]] = set()
@@ -67,18 +64,18 @@ def _done(task: asyncio.Task[Any]) -> None:
 class _OfLoop:
     """What belongs to one event loop."""
 
-    def __init__(self, place: str) -> None:
-        self.pool: Pool[AsyncConnection, asyncio.Semaphore] = Pool(asyncio.Semaphore)
+    def __init__(self, location: Location, patience: float) -> None:
+        self.runner = AsyncRunner(location, patience)
         self.sessions: dict[tuple[object, int], _Session] = {}
-        self.channel = Channel(place)
+        self.channel = Channel(location.name)
         self.watched = -1
 
     @property
     def is_idle(self) -> bool:
-        return self.pool.is_empty and not self.sessions and not self.channel.is_listening
+        return self.runner.pool.is_empty and not self.sessions and not self.channel.is_listening
 
     def finish(self) -> None:
-        self.pool.drain()
+        self.runner.pool.drain()
         for session in self.sessions.values():
             finish(session.connection)
         self.channel.close()
@@ -98,7 +95,6 @@ class AsyncPostgresBackend:
         self.name = self._location.name
         self.is_open = True
         self._timeout = timeout
-        self._prepared: Prepared | None = None
         self._pid = os.getpid()
         self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
 
@@ -110,7 +106,7 @@ class AsyncPostgresBackend:
         loop = asyncio.get_running_loop()
         found = self._loops.get(loop)
         if found is None:
-            found = self._loops[loop] = _OfLoop(self.name)
+            found = self._loops[loop] = _OfLoop(self._location, self._timeout)
             process.at_end(self, process.THEN_CLOSE, self._stop_all)
         return found
 
@@ -136,7 +132,7 @@ class AsyncPostgresBackend:
         if here.sessions and lane_of(request) == "writes":
             self._refuse_reentry(here, request)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        return cast("R", await asyncio.shield(_start(self.drive(here, request, deadline))))
+        return cast("R", await asyncio.shield(_start(here.runner.drive(request, deadline))))
 
     def _refuse_reentry(self, here: _OfLoop, request: Any) -> None:
         task = asyncio.current_task()
@@ -146,120 +142,6 @@ class AsyncPostgresBackend:
             mine = isinstance(request, (DeleteStore, RenameStore)) and any(who is task for who, _ in here.sessions)
         if mine:
             raise reentry(self.name, "task")
-
-    async def drive(self, here: _OfLoop, request: Any, deadline: Deadline) -> Any:
-        """Perform a request on the calling task."""
-        steps = performing(request, self.name, deadline)
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                    step = steps.send(None)
-                    continue
-                try:
-                    reply = await self._attempt(here, step, deadline)
-                except Failed as failure:
-                    step = steps.throw(failure)
-                else:
-                    step = steps.send(reply)
-        except StopIteration as stop:
-            return stop.value
-
-    async def _attempt(self, here: _OfLoop, step: Attempt, deadline: Deadline) -> Any:
-        async with AsyncExitStack() as gates:
-            for gate in here.pool.gates(step.lane, step.store):
-                until = deadline.at if step.store is not None else deadline.io_at
-                await self._pass(gate, until)
-                gates.callback(gate.release)
-            connection = await self._connection(here, deadline)
-            connection.deadline = deadline.io_at
-            prepared = cast("Prepared", self._prepared)
-            request, schema = step.request, prepared.jobs.schema
-            if isinstance(request, BeginExclusive):
-                store, durable = request.store, request.durable
-                script = beginning(schema, store, deadline.io_left, deadline.left, durable=durable)
-                await self.run(here, connection, script)
-                return connection, gates.pop_all()
-            job = prepared.jobs.make(request, again=step.again)
-            rows = await self.run(here, connection, job.script(schema, deadline.io_left, deadline.left))
-            here.pool.give(connection)
-        return job.reply(rows)
-
-    async def _pass(self, gate: asyncio.Semaphore, until: float) -> None:
-        if not gate.locked():
-            await gate.acquire()
-            return
-        try:
-            await asyncio.wait_for(gate.acquire(), max(0.0, until - monotonic()))
-        except asyncio.TimeoutError:
-            raise Failed(Verdict.FINAL, pool_exhausted(self.name, self._timeout), was_sent=False) from None
-
-    async def run(
-        self, here: _OfLoop, connection: AsyncConnection, script: list[Any], *, in_session: bool = False
-    ) -> list[Any]:
-        """Run statements on a connection, which is put back or closed when they fail.
-
-        Raises:
-            Failed: They did.
-        """
-        try:
-            return await connection.run(script)
-        except (psycopg.Error, LateError) as error:
-            failure = failed(error, self.name)
-            if failure.verdict is Verdict.BROKEN:
-                finish(connection)
-                # The others were made before, and most likely broke with it.
-                here.pool.drain()
-            elif not in_session:
-                await self._roll_back(here, connection)
-            if failure.verdict is Verdict.UNPREPARED:
-                self._prepared = None
-            raise failure from error
-        except BaseException:
-            finish(connection)
-            raise
-
-    async def _roll_back(self, here: _OfLoop, connection: AsyncConnection) -> None:
-        try:
-            await connection.rollback()
-        except (psycopg.Error, LateError):
-            finish(connection)
-        here.pool.give(connection)
-
-    async def _connection(self, here: _OfLoop, deadline: Deadline) -> AsyncConnection:
-        connection = here.pool.take()
-        if connection is not None and self._prepared is not None:
-            return connection
-        if connection is None:
-            connection = await self._connect(deadline)
-            here.pool.adopt(connection)
-        if self._prepared is None:
-            await self._prepare(here, connection)
-        if self._prepared is not None and not self._prepared.is_pooled:
-            connection.prepare_threshold = PREPARED_FROM
-        return connection
-
-    async def _connect(self, deadline: Deadline) -> AsyncConnection:
-        try:
-            return await connect_async(self._location.parameters, deadline.io_at)
-        except (psycopg.Error, LateError, OSError) as error:
-            raise not_connected(error, self.name) from error
-
-    async def _prepare(self, here: _OfLoop, connection: AsyncConnection) -> None:
-        steps = preparing(self._location, connection.pgconn.backend_pid)
-        try:
-            script = next(steps)
-            while True:
-                script = steps.send(await self.run(here, connection, script))
-        except StopIteration as stop:
-            self._prepared = stop.value
-        except Failed as failure:
-            failure.was_sent = False  # not the request, at any rate
-            raise
-        except BaseException:
-            finish(connection)
-            raise
 
     # --- exclusive sessions ---
 
@@ -274,7 +156,7 @@ class AsyncPostgresBackend:
         key = (asyncio.current_task(), store)
         if key in here.sessions:
             raise reentry(self.name, "task")
-        beginning = _start(self.drive(here, BeginExclusive(store, durable), Deadline.after(timeout)))
+        beginning = _start(here.runner.drive(BeginExclusive(store, durable), Deadline.after(timeout)))
         try:
             connection, gates = await asyncio.shield(beginning)
         except asyncio.CancelledError:
@@ -302,7 +184,7 @@ class AsyncPostgresBackend:
         loop = asyncio.get_running_loop()
         here = self._loops.get(loop)
         if here is not None:
-            here.pool.drain()
+            here.runner.pool.drain()
             self._stop_listening(loop, here)
             if here.is_idle and not _tasks:
                 del self._loops[loop]
@@ -343,9 +225,10 @@ class AsyncPostgresBackend:
         here = self._loops.get(loop)
         if here is None:
             return None
-        if here.channel.wants_connection(max_age) and self._prepared is not None and not self._prepared.is_pooled:
+        prepared = here.runner.prepared
+        if here.channel.wants_connection(max_age) and prepared is not None and not prepared.is_pooled:
             here.channel.tried()
-            _ = _start(self._listen(loop, here, self._prepared.jobs.sql(sql.CHANNEL)))
+            _ = _start(self._listen(loop, here, prepared.jobs.sql(sql.CHANNEL)))
         return here.channel.look(max_age)
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, here: _OfLoop, find_channel: str) -> None:
@@ -411,12 +294,12 @@ class _Session:
     def _script(self, request: Any) -> tuple[Any, list[Any]]:
         deadline = Deadline.after(self._backend._timeout)  # noqa: SLF001 - as one
         self.connection.deadline = deadline.io_at
-        prepared = cast("Prepared", self._backend._prepared)  # noqa: SLF001 - as one
+        prepared = cast("Prepared", self._here.runner.prepared)
         job = prepared.jobs.make(request)
         return job, job.script(prepared.jobs.schema, deadline.io_left, deadline.left, in_session=True)
 
     async def _run(self, script: list[Any]) -> list[Any]:
-        return await self._backend.run(self._here, self.connection, script, in_session=True)
+        return await self._here.runner.run(self.connection, script, in_session=True)
 
     async def perform(self, request: Requested[R]) -> R:
         """Perform a reading request, or a domain's setting."""
@@ -443,7 +326,7 @@ class _Session:
         finally:
             await self._roll_back()
             await self._gates.aclose()
-            self._here.pool.give(self.connection)
+            self._here.runner.pool.give(self.connection)
 
     async def _commit(self, commit: Commit) -> None:
         job, script = self._script(commit)
@@ -460,7 +343,7 @@ class _Session:
             finish(self.connection)
             backend, claim = self._backend, Commit(commit.store, (), (), commit.id)
             deadline = Deadline.after(backend._timeout)  # noqa: SLF001 - as one
-            resolved(await backend.drive(self._here, claim, deadline), backend.name, failure)
+            resolved(await self._here.runner.drive(claim, deadline), backend.name, failure)
 
     async def _roll_back(self) -> None:
         if self.connection.closed:

@@ -53,6 +53,8 @@ GRACE: Final = 0.5
 """Seconds more, in which the server's own word that the time is up arrives."""
 PREPARING: Final = 30.0
 """Seconds that making the tables may take on the server."""
+PREPARED_FROM: Final = 5
+"""How often a statement is sent before the server is asked to remember it; never through a pooler."""
 REPEATS: Final = 10
 """How often the server may ask for a repetition."""
 _WRITES: Final = frozenset({Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})

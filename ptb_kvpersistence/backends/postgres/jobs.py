@@ -13,18 +13,16 @@ from ptb_kvpersistence.backends.base import (
     ATTACHED_FOR,
     TOMBSTONE_LIFETIME,
     in_use,
-    lease_lost,
     no_such_store,
     store_exists,
     store_gone,
 )
 from ptb_kvpersistence.backends.postgres import statements as sql
-from ptb_kvpersistence.backends.postgres.arrays import Bigints, Jsons, Smallints, Texts
+from ptb_kvpersistence.backends.postgres.arrays import Texts
+from ptb_kvpersistence.backends.postgres.commits import bound, checks_of, commit_reply, fences_of, mutations_of, record
 from ptb_kvpersistence.backends.postgres.schema import fill
-from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.model import (
     AcquireLease,
-    Address,
     AttachBot,
     BotInfo,
     Change,
@@ -35,7 +33,6 @@ from ptb_kvpersistence.model import (
     Commit,
     CommitReply,
     Count,
-    Delete,
     DeleteStore,
     DetachBot,
     GetMany,
@@ -46,8 +43,6 @@ from ptb_kvpersistence.model import (
     OpenStore,
     Page,
     PageReply,
-    Put,
-    RangeCheck,
     Record,
     ReleaseLease,
     RenameStore,
@@ -55,11 +50,10 @@ from ptb_kvpersistence.model import (
     SetDomain,
     StoreInfo,
     Sweep,
-    VersionCheck,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ptb_kvpersistence.backends.postgres.connection import Statement
 
@@ -186,13 +180,13 @@ class Jobs:
         if len(request.addresses) == 1:
             parameters = (*request.addresses[0], request.store)
             return Job(
-                [(self.sql(sql.GET), parameters)], lambda rows: tuple(map(_record, _of_store(rows[0]))), is_single=True
+                [(self.sql(sql.GET), parameters)], lambda rows: tuple(map(record, _of_store(rows[0]))), is_single=True
             )
         domains = Texts([domain for domain, _ in request.addresses])
         keys = Texts([key for _, key in request.addresses])
         count = len(request.addresses)
         statement = (self.sql(sql.GET_MANY), (domains, keys, request.store))
-        return Job([statement], lambda rows: tuple(map(_record, _of_store(rows[0])))[:count])
+        return Job([statement], lambda rows: tuple(map(record, _of_store(rows[0])))[:count])
 
     def _page(self, request: Page) -> Job:
         stop, bounds = _bounds(request.range)
@@ -231,7 +225,7 @@ class Jobs:
         inner = self.make(request.request)
         checks: list[Statement] = []
         if request.checks:
-            checks.append((self.sql(sql.FAILED), (request.store, *_checks(request.checks))))
+            checks.append((self.sql(sql.FAILED), (request.store, *checks_of(request.checks))))
 
         def decode(rows: list[Rows]) -> CheckedReply:
             head, at = _of_store(rows[0])[0]
@@ -249,13 +243,13 @@ class Jobs:
             request.store,
             request.id,
             OWN_ID_LIFETIME if is_own else TOMBSTONE_LIFETIME,
-            *_fences(request),
-            *_checks(request.checks),
-            *_mutations(request.mutations),
+            *fences_of(request),
+            *checks_of(request.checks),
+            *mutations_of(request.mutations),
         )
 
         def decode(rows: list[Rows]) -> CommitReply:
-            return _commit_reply(request, rows[0], is_own_repeated=is_own and again)
+            return commit_reply(request, rows[0], is_own_repeated=is_own and again)
 
         return Job(
             [(self.sql(sql.COMMIT), parameters)],
@@ -377,105 +371,7 @@ def _of_store(rows: Rows) -> Rows:
     return rows
 
 
-def _record(row: tuple[Any, ...]) -> Record | None:
-    return None if row[0] is None else Record._make(row)
-
-
 def _bounds(keys: KeyRange) -> tuple[str, tuple[Any, ...]]:
     if keys.stop is None:
-        return "", (keys.domain, _bound(keys.start))
-    return " AND e.key < %s", (keys.domain, _bound(keys.start), _bound(keys.stop))
-
-
-def _bound(key: str) -> str:
-    # PostgreSQL takes no NUL. As keys have none, what follows "a\0..." follows "a", and begins at "a\1".
-    return f"{key[: key.index(chr(0))]}\1" if "\0" in key else key
-
-
-def _fences(request: Commit) -> tuple[Any, ...]:
-    if not request.fences:
-        return None, None
-    return Texts([name for name, _ in request.fences]), Bigints([token for _, token in request.fences])
-
-
-def _checks(checks: Sequence[VersionCheck | RangeCheck]) -> tuple[Any, ...]:
-    versions = [check for check in checks if isinstance(check, VersionCheck)]
-    ranges = [check for check in checks if isinstance(check, RangeCheck)]
-    arrays: list[Any] = [None] * 8
-    if versions:
-        domains, keys, numbers = zip(*versions, strict=True)
-        arrays[:3] = Texts(domains), Texts(keys), Bigints(numbers)
-    if ranges:
-        domains, starts, stops = zip(*(check.range for check in ranges), strict=True)
-        ends = [None if stop is None else _bound(stop) for stop in stops]
-        arrays[3:6] = Texts(domains), Texts(list(map(_bound, starts))), Texts(ends)
-        arrays[6:] = Bigints([check.since for check in ranges]), Bigints([check.at for check in ranges])
-    return tuple(arrays)
-
-
-def _mutations(mutations: Sequence[Put | Delete]) -> tuple[Any, ...]:
-    if not mutations:
-        return None, None, None, None, None, None
-    domains, keys = [item.domain for item in mutations], [item.key for item in mutations]
-    puts = [item if isinstance(item, Put) else None for item in mutations]
-    ttls, expires = [put and put.ttl for put in puts], [put and put.expires_at for put in puts]
-    kinds = None
-    if None in puts or len(set(zip(domains, keys, strict=True))) < len(keys):
-        kinds = Smallints(_kinds(mutations))
-    return (
-        Texts(domains),
-        Texts(keys),
-        Jsons([put and put.value for put in puts]),
-        Bigints(ttls) if any(ttl is not None for ttl in ttls) else None,
-        Bigints(expires) if any(at is not None for at in expires) else None,
-        kinds,
-    )
-
-
-def _kinds(mutations: Sequence[Put | Delete]) -> list[int]:
-    """Say what each mutation does to its key, as far as that can be told here; ``routines`` has the numbers."""
-    kinds: list[int] = []
-    last: dict[tuple[str, str], int] = {}
-    for number, mutation in enumerate(mutations):
-        where = mutation[:2]
-        before = last.get(where)
-        if isinstance(mutation, Put):
-            kind = 0
-        elif before is None:
-            kind = 1
-        else:
-            kind = 2 if isinstance(mutations[before], Put) else 3
-        kinds.append(kind)
-        if kind == 3:
-            continue
-        if before is not None:
-            kinds[before] = {0: 4, 1: 6, 2: 5}[kinds[before]]
-        last[where] = number
-    return kinds
-
-
-def _commit_reply(request: Commit, rows: Rows, *, is_own_repeated: bool) -> CommitReply:
-    outcome, first, skipped, item = rows[0][:4]
-    if outcome == "gone":
-        raise store_gone()
-    if outcome == "fence":
-        raise lease_lost(request.fences[item - 1].name)
-    if outcome == "range":
-        return CommitReply(range_conflict=True)
-    if outcome == "version":
-        checks = [check for check in request.checks if isinstance(check, VersionCheck)]
-        return CommitReply(
-            conflicts={Address(*checks[row[3] - 1][:2]): _record(row[4:]) for row in rows},
-        )
-    if outcome == "before" and not is_own_repeated:
-        return CommitReply(applied_before=True)
-    if outcome not in ("done", "before"):
-        raise DatabaseError(f"the server gave an unknown outcome, {outcome}; update the package")
-    count, nothing = len(request.mutations), set(skipped or ())
-    if not nothing:
-        return CommitReply(tuple(range(first, first + count)))
-    version, versions = first, []
-    for number in range(1, count + 1):
-        versions.append(0 if number in nothing else version)
-        version += number not in nothing
-    return CommitReply(tuple(versions))
+        return "", (keys.domain, bound(keys.start))
+    return " AND e.key < %s", (keys.domain, bound(keys.start), bound(keys.stop))

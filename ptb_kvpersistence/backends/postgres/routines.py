@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from ptb_kvpersistence.backends.base import ATTACHED_FOR, LINE_PATIENCE, TOMBSTONE_LIFETIME
+from ptb_kvpersistence.backends.base import ATTACHED_FOR, TOMBSTONE_LIFETIME
+from ptb_kvpersistence.backends.postgres.lease_routines import LEASE_ROUTINES, MICROSECONDS, MILLISECONDS
 
 REVISION: Final = 1
 """Grows with every change below; a database that has a lower one gets the functions anew."""
-
-_MICROSECONDS: Final = "floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_MILLISECONDS: Final = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 _LOCK_KEY: Final = """
 CREATE OR REPLACE FUNCTION {s}.kv_lock_class() RETURNS integer LANGUAGE sql STABLE AS
@@ -106,7 +104,7 @@ BEGIN
         SELECT min(f.n) INTO v_item FROM unnest(f_names, f_tokens) WITH ORDINALITY AS f(name, token, n)
         WHERE NOT EXISTS (
             SELECT FROM {{s}}.kv_leases l WHERE l.store = p_store AND l.name = f.name AND l.token = f.token
-                AND l.holder IS NOT NULL AND l.expires_at > {_MILLISECONDS});
+                AND l.holder IS NOT NULL AND l.expires_at > {MILLISECONDS});
         IF v_item IS NOT NULL THEN
             outcome := 'fence';
             item := v_item;
@@ -114,7 +112,7 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    v_now := {_MILLISECONDS};
+    v_now := {MILLISECONDS};
     IF c_domains IS NOT NULL OR r_domains IS NOT NULL THEN
         RETURN QUERY SELECT f.kind, NULL::bigint, NULL::integer[], f.item, f.value, f.version, f.updated_at,
             f.ttl, f.expires_at
@@ -124,7 +122,7 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    v_first := greatest(v_head + 1, {_MICROSECONDS});
+    v_first := greatest(v_head + 1, {MICROSECONDS});
     IF m_domains IS NULL THEN
         v_last := NULL;
     ELSIF m_kinds IS NULL THEN
@@ -187,8 +185,8 @@ CREATE OR REPLACE FUNCTION {{s}}.kv_sweep_1(p_limit integer) RETURNS integer LAN
 #variable_conflict use_column
 DECLARE
     v_store integer;
-    v_now bigint := {_MILLISECONDS};
-    v_old bigint := {_MILLISECONDS} - {TOMBSTONE_LIFETIME};
+    v_now bigint := {MILLISECONDS};
+    v_old bigint := {MILLISECONDS} - {TOMBSTONE_LIFETIME};
     v_first bigint;
     v_done integer := 0;
     v_count integer;
@@ -211,7 +209,7 @@ BEGIN
         v_done := v_done + v_count;
         UPDATE {{s}}.kv_stores SET horizon = greatest(horizon, v_horizon) WHERE id = v_store AND v_count > 0;
         CONTINUE WHEN v_done >= p_limit;
-        SELECT greatest(s.head + 1, {_MICROSECONDS}) INTO v_first FROM {{s}}.kv_stores s WHERE s.id = v_store;
+        SELECT greatest(s.head + 1, {MICROSECONDS}) INTO v_first FROM {{s}}.kv_stores s WHERE s.id = v_store;
         WITH expired AS (
             SELECT e.domain, e.key, row_number() OVER (ORDER BY e.expires_at, e.domain, e.key) AS n
             FROM {{s}}.kv_entries e WHERE e.store = v_store AND e.expires_at <= v_now
@@ -238,7 +236,7 @@ CREATE OR REPLACE FUNCTION {{s}}.kv_open_1(p_name text, p_incarnation text)
 RETURNS TABLE(id integer, name text, incarnation text) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 BEGIN
-    INSERT INTO {{s}}.kv_stores (name, incarnation, created_at) VALUES (p_name, p_incarnation, {_MILLISECONDS})
+    INSERT INTO {{s}}.kv_stores (name, incarnation, created_at) VALUES (p_name, p_incarnation, {MILLISECONDS})
     ON CONFLICT (name) DO NOTHING;
     IF FOUND THEN
         PERFORM pg_notify({{s}}.kv_channel(), '');
@@ -251,7 +249,7 @@ END $$
 _ATTACHED: Final = f"""
 CREATE OR REPLACE FUNCTION {{s}}.kv_attached_1(p_store integer) RETURNS text[] LANGUAGE sql VOLATILE AS $$
     SELECT array_agg(b.bot ORDER BY b.bot) FROM {{s}}.kv_bots b
-    WHERE b.store = p_store AND b.is_attached AND b.last_seen > {_MILLISECONDS} - {ATTACHED_FOR}
+    WHERE b.store = p_store AND b.is_attached AND b.last_seen > {MILLISECONDS} - {ATTACHED_FOR}
 $$
 """
 
@@ -319,88 +317,6 @@ BEGIN
 END $$
 """
 
-# --- leases and bots ---
-
-_ACQUIRE: Final = f"""
-CREATE OR REPLACE FUNCTION {{s}}.kv_acquire_1(
-    p_store integer, p_name text, p_holder text, p_ttl bigint, p_waits boolean, p_again boolean)
-RETURNS TABLE(token bigint, holder text, ahead integer) LANGUAGE plpgsql VOLATILE AS $$
-#variable_conflict use_column
-DECLARE
-    v_lease {{s}}.kv_leases;
-    v_now bigint;
-BEGIN
-    LOOP
-        SELECT l.* INTO v_lease FROM {{s}}.kv_leases l WHERE l.store = p_store AND l.name = p_name FOR UPDATE;
-        EXIT WHEN FOUND;
-        INSERT INTO {{s}}.kv_leases (store, name, token, expires_at) VALUES (p_store, p_name, 0, 0)
-        ON CONFLICT DO NOTHING;
-    END LOOP;
-    v_now := {_MILLISECONDS};
-    holder := CASE WHEN v_lease.expires_at > v_now THEN v_lease.holder END;
-    IF p_again AND holder = p_holder THEN
-        -- The first request had got it, but the reply was lost.
-        UPDATE {{s}}.kv_leases l SET expires_at = v_now + p_ttl WHERE l.store = p_store AND l.name = p_name;
-        RETURN QUERY SELECT v_lease.token, p_holder, 0;
-        RETURN;
-    END IF;
-    SELECT count(*) INTO ahead FROM {{s}}.kv_waiters w
-    WHERE w.store = p_store AND w.name = p_name AND w.seen_at > v_now - {LINE_PATIENCE} AND w.ticket < coalesce((
-        SELECT o.ticket FROM {{s}}.kv_waiters o WHERE o.store = p_store AND o.name = p_name AND o.holder = p_holder),
-        9223372036854775807);
-    IF holder IS NOT NULL OR ahead > 0 THEN
-        IF p_waits THEN
-            INSERT INTO {{s}}.kv_waiters AS w (store, name, holder, seen_at) VALUES (p_store, p_name, p_holder, v_now)
-            ON CONFLICT (store, name, holder) DO UPDATE SET seen_at = excluded.seen_at
-            WHERE w.seen_at < excluded.seen_at - {LINE_PATIENCE // 5};
-        END IF;
-        RETURN QUERY SELECT NULL::bigint, holder, ahead;
-        RETURN;
-    END IF;
-    DELETE FROM {{s}}.kv_waiters w WHERE w.store = p_store AND w.name = p_name
-        AND (w.holder = p_holder OR w.seen_at < v_now - {ATTACHED_FOR});
-    token := greatest(v_lease.token + 1, {_MICROSECONDS});
-    UPDATE {{s}}.kv_leases l SET token = kv_acquire_1.token, holder = p_holder, expires_at = v_now + p_ttl
-    WHERE l.store = p_store AND l.name = p_name;
-    RETURN QUERY SELECT token, p_holder, 0;
-END $$
-"""
-
-_RELEASE: Final = f"""
-CREATE OR REPLACE FUNCTION {{s}}.kv_release_1(
-    p_store integer, p_name text, p_holder text, p_token bigint, p_again boolean)
-RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    DELETE FROM {{s}}.kv_waiters w WHERE w.store = p_store AND w.name = p_name AND w.holder = p_holder;
-    IF p_token IS NULL THEN
-        RETURN false;
-    END IF;
-    -- The row stays for its token, which the next one has to exceed.
-    UPDATE {{s}}.kv_leases l SET holder = NULL WHERE l.store = p_store AND l.name = p_name AND l.token = p_token
-        AND (l.holder IS NOT NULL OR p_again) AND l.expires_at > {_MILLISECONDS};
-    RETURN FOUND;
-END $$
-"""
-
-_ATTACH: Final = f"""
-CREATE OR REPLACE FUNCTION {{s}}.kv_attach_1(p_store integer, p_bot text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_now bigint := {_MILLISECONDS};
-BEGIN
-    PERFORM FROM {{s}}.kv_stores s WHERE s.id = p_store FOR KEY SHARE;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    INSERT INTO {{s}}.kv_bots AS b (store, bot, attached_at, last_seen, is_attached)
-    VALUES (p_store, p_bot, v_now, v_now, true)
-    ON CONFLICT (store, bot) DO UPDATE SET last_seen = v_now, is_attached = true,
-        attached_at = CASE WHEN b.is_attached AND b.last_seen > v_now - {ATTACHED_FOR}
-            THEN b.attached_at ELSE v_now END;
-    RETURN true;
-END $$
-"""
-
 ROUTINES: Final = (
     _LOCK_KEY,
     _NOTIFY,
@@ -412,7 +328,5 @@ ROUTINES: Final = (
     _RENAME,
     _DELETE,
     _SET_DOMAIN,
-    _ACQUIRE,
-    _RELEASE,
-    _ATTACH,
+    *LEASE_ROUTINES,
 )

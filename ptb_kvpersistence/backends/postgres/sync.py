@@ -14,26 +14,22 @@ import psycopg
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.postgres import statements as sql
 from ptb_kvpersistence.backends.postgres.attempts import (
-    Attempt,
     BeginExclusive,
     Deadline,
-    Pause,
     Prepared,
     lane_of,
     lock_timeout,
-    performing,
-    pool_exhausted,
-    preparing,
     reentry,
     resolved,
     would_block,
 )
 from ptb_kvpersistence.backends.postgres.channel import Channel
 from ptb_kvpersistence.backends.postgres.connection import Connection, LateError, connect, finish
-from ptb_kvpersistence.backends.postgres.failures import Failed, Verdict, failed, not_connected
-from ptb_kvpersistence.backends.postgres.jobs import beginning, identified
+from ptb_kvpersistence.backends.postgres.failures import Failed
+from ptb_kvpersistence.backends.postgres.jobs import identified
 from ptb_kvpersistence.backends.postgres.location import locate
-from ptb_kvpersistence.backends.postgres.pool import Pool, inherited
+from ptb_kvpersistence.backends.postgres.pool import inherited
+from ptb_kvpersistence.backends.postgres.sync_runner import Runner
 from ptb_kvpersistence.errors import BusyError, StoreClosedError
 from ptb_kvpersistence.model import Commit, DeleteStore, R, RenameStore, Requested, SetDomain
 
@@ -42,8 +38,6 @@ if TYPE_CHECKING:
 
 LOOP_PATIENCE: Final = 0.05
 """Seconds for which a running loop may be held up by others' commits."""
-PREPARED_FROM: Final = 5
-"""How often a statement is sent before the server is asked to remember it."""
 
 
 class PostgresBackend:
@@ -59,12 +53,11 @@ class PostgresBackend:
         self.name = self._location.name
         self.is_open = True
         self._timeout = timeout
-        self._prepared: Prepared | None = None
         self._begin_process()
 
     def _begin_process(self) -> None:
         self._pid = os.getpid()
-        self._pool: Pool[Connection, threading.Semaphore] = Pool(threading.Semaphore)
+        self.runner = Runner(self._location, self._timeout)
         self._sessions: dict[tuple[int, int], _Session] = {}
         self._channel: Channel | None = None
         self._channel_lock = threading.Lock()
@@ -74,7 +67,7 @@ class PostgresBackend:
             message = f"{self.name} was closed; connect again"
             raise StoreClosedError(message)
         if self._pid != os.getpid():
-            inherited.extend((*self._pool.all(), *self._sessions.values(), self._channel))
+            inherited.extend((*self.runner.pool.all(), *self._sessions.values(), self._channel))
             self._begin_process()
 
     def perform(self, request: Requested[R], timeout: float | None = None) -> R:
@@ -92,11 +85,11 @@ class PostgresBackend:
         if waits and self._sessions:
             self._refuse_reentry(request)
         if not waits or not _is_loop_running():
-            return cast("R", self._drive(request, Deadline.after(limit)))
+            return cast("R", self.runner.drive(request, Deadline.after(limit)))
         deadline = Deadline.after(limit)
         deadline.at = min(deadline.at, time.monotonic() + LOOP_PATIENCE)
         try:
-            return cast("R", self._drive(request, deadline))
+            return cast("R", self.runner.drive(request, deadline))
         except BusyError:
             if limit <= LOOP_PATIENCE:
                 raise
@@ -110,111 +103,6 @@ class PostgresBackend:
             mine = isinstance(request, (DeleteStore, RenameStore)) and any(who == ident for who, _ in self._sessions)
         if mine:
             raise reentry(self.name, "thread")
-
-    def _drive(self, request: Any, deadline: Deadline) -> Any:
-        steps = performing(request, self.name, deadline)
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, Pause):
-                    time.sleep(step.seconds)
-                    step = steps.send(None)
-                    continue
-                try:
-                    reply = self._attempt(step, deadline)
-                except Failed as failure:
-                    step = steps.throw(failure)
-                else:
-                    step = steps.send(reply)
-        except StopIteration as stop:
-            return stop.value
-
-    def _attempt(self, step: Attempt, deadline: Deadline) -> Any:
-        with ExitStack() as gates:
-            for gate in self._pool.gates(step.lane, step.store):
-                until = deadline.at if step.store is not None else deadline.io_at
-                if not gate.acquire(timeout=max(0.0, until - time.monotonic())):
-                    raise Failed(Verdict.FINAL, pool_exhausted(self.name, self._timeout), was_sent=False)
-                gates.callback(gate.release)
-            connection = self._connection(deadline)
-            connection.deadline = deadline.io_at
-            prepared = cast("Prepared", self._prepared)
-            request, schema = step.request, prepared.jobs.schema
-            if isinstance(request, BeginExclusive):
-                store, durable = request.store, request.durable
-                self.run(connection, beginning(schema, store, deadline.io_left, deadline.left, durable=durable))
-                return connection, gates.pop_all()
-            job = prepared.jobs.make(request, again=step.again)
-            rows = self.run(connection, job.script(schema, deadline.io_left, deadline.left))
-            self._pool.give(connection)
-        return job.reply(rows)
-
-    def run(self, connection: Connection, script: list[Any], *, in_session: bool = False) -> list[Any]:
-        """Run statements on a connection, which is put back or closed when they fail.
-
-        Raises:
-            Failed: They did.
-        """
-        try:
-            return connection.run(script)
-        except (psycopg.Error, LateError) as error:
-            failure = failed(error, self.name)
-            if failure.verdict is Verdict.BROKEN:
-                self._broken(connection)
-            elif not in_session:
-                self._roll_back(connection)
-            if failure.verdict is Verdict.UNPREPARED:
-                self._prepared = None
-            raise failure from error
-        except BaseException:
-            finish(connection)
-            raise
-
-    def _broken(self, connection: Connection) -> None:
-        finish(connection)
-        # The others were made before, and most likely broke with it.
-        self._pool.drain()
-
-    def _roll_back(self, connection: Connection) -> None:
-        try:
-            connection.rollback()
-        except (psycopg.Error, LateError):
-            finish(connection)
-        self._pool.give(connection)
-
-    def _connection(self, deadline: Deadline) -> Connection:
-        connection = self._pool.take()
-        if connection is not None and self._prepared is not None:
-            return connection
-        if connection is None:
-            connection = self._connect(deadline)
-            self._pool.adopt(connection)
-        if self._prepared is None:
-            self._prepare(connection)
-        if self._prepared is not None and not self._prepared.is_pooled:
-            connection.prepare_threshold = PREPARED_FROM
-        return connection
-
-    def _connect(self, deadline: Deadline) -> Connection:
-        try:
-            return connect(self._location.parameters, deadline.io_at)
-        except (psycopg.Error, LateError, OSError) as error:
-            raise not_connected(error, self.name) from error
-
-    def _prepare(self, connection: Connection) -> None:
-        steps = preparing(self._location, connection.pgconn.backend_pid)
-        try:
-            script = next(steps)
-            while True:
-                script = steps.send(self.run(connection, script))
-        except StopIteration as stop:
-            self._prepared = stop.value
-        except Failed as failure:
-            failure.was_sent = False  # not the request, at any rate
-            raise
-        except BaseException:
-            finish(connection)
-            raise
 
     # --- exclusive sessions ---
 
@@ -234,7 +122,7 @@ class PostgresBackend:
         if in_loop:
             deadline.at = min(deadline.at, time.monotonic() + LOOP_PATIENCE)
         try:
-            connection, gates = self._drive(BeginExclusive(store, durable), deadline)
+            connection, gates = self.runner.drive(BeginExclusive(store, durable), deadline)
         except BusyError:
             if in_loop and timeout > LOOP_PATIENCE:
                 raise would_block(self.name) from None
@@ -247,11 +135,11 @@ class PostgresBackend:
         self._sessions.pop(session.key, None)
         if self._pid == os.getpid():
             session.gates.close()
-            self._pool.give(session.connection)
+            self.runner.pool.give(session.connection)
 
     def session_script(self, request: Any, deadline: Deadline) -> tuple[Any, list[Any]]:
         """Give the job of a request in a session, and its statements."""
-        prepared = cast("Prepared", self._prepared)
+        prepared = cast("Prepared", self.runner.prepared)
         job = prepared.jobs.make(request)
         return job, job.script(prepared.jobs.schema, deadline.io_left, deadline.left, in_session=True)
 
@@ -275,11 +163,12 @@ class PostgresBackend:
             if self._channel is None:
                 self._channel = Channel(self.name)
             channel = self._channel
-            if channel.wants_connection(max_age) and self._prepared is not None and not self._prepared.is_pooled:
+            prepared = self.runner.prepared
+            if channel.wants_connection(max_age) and prepared is not None and not prepared.is_pooled:
                 channel.tried()
                 try:
                     connection = connect(self._location.parameters, time.monotonic() + 1.0)
-                    begin, check = channel.hello(self._prepared.jobs.sql(sql.CHANNEL))
+                    begin, check = channel.hello(prepared.jobs.sql(sql.CHANNEL))
                     connection.run(begin)
                     channel.listen(connection, connection.run(check))
                 except (psycopg.Error, LateError, OSError) as error:
@@ -292,7 +181,7 @@ class PostgresBackend:
             self.is_open = True
             self._check_usable()
         self.is_open = False
-        self._pool.drain()
+        self.runner.pool.drain()
         for session in list(self._sessions.values()):
             finish(session.connection)
         with self._channel_lock:
@@ -319,7 +208,7 @@ class _Session:
         self.connection.deadline = deadline.io_at
         job, script = backend.session_script(request, deadline)
         try:
-            return cast("R", job.reply(backend.run(self.connection, script, in_session=True), in_session=True))
+            return cast("R", job.reply(backend.runner.run(self.connection, script, in_session=True), in_session=True))
         except Failed as failure:
             raise failure.error from failure.__cause__
 
@@ -339,16 +228,16 @@ class _Session:
         end = [(sql.END, ())]
         try:
             # With nothing else written, a commit that was refused has left nothing to undo: one round trip.
-            rows = backend.run(self.connection, script if self._has_written else script + end, in_session=True)
+            rows = backend.runner.run(self.connection, script if self._has_written else script + end, in_session=True)
             reply: CommitReply = job.reply(rows[: len(script)], in_session=True)
             if self._has_written and reply.is_committed:
-                backend.run(self.connection, end, in_session=True)
+                backend.runner.run(self.connection, end, in_session=True)
         except Failed as failure:
             if not failure.was_sent:
                 raise failure.error from failure.__cause__
             finish(self.connection)
             claim = Commit(commit.store, (), (), commit.id)
-            resolved(backend._drive(claim, backend.default_deadline()), backend.name, failure)  # noqa: SLF001 - as one
+            resolved(backend.runner.drive(claim, backend.default_deadline()), backend.name, failure)
 
     def _roll_back(self) -> None:
         if self._backend._pid != os.getpid() or self.connection.closed:  # noqa: SLF001 - as one
