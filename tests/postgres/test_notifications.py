@@ -10,6 +10,7 @@ import pytest
 from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.backends.postgres import channel
 from ptb_kvpersistence.backends.postgres.channel import Channel
+from ptb_kvpersistence.backends.postgres.schema import LOOK
 from ptb_kvpersistence.model import Commit, Delete, DeleteStore, GetMany, ListStores, OpenStore, Put, Sweep
 from tests.postgres.conftest import through
 
@@ -78,6 +79,19 @@ async def test_a_channel_behind_a_cut_connection_gives_new_tokens(connect_to, sc
     # Whatever is committed now cannot be told to it.
     await backend.perform(Commit(store, (Put("d", "k", b"1"),)))
     assert await until(lambda: peek(remote) not in (None, token) and peek(remote)) != token
+
+
+async def test_a_pooler_in_between_is_noticed(monkeypatch, connect_to, schema):
+    # A pooler says a number of its own when a connection is made.
+    monkeypatch.setattr("ptb_kvpersistence.backends.postgres.attempts.LOOK", LOOK.replace("_pid()", "_pid() + 1"))
+    backend = connect_to(schema.url)
+    store = (await backend.perform(OpenStore("shop", "ensure"))).id
+    for number in range(10):
+        await backend.perform(Commit(store, (Put("d", f"{number}", b"1"),)))
+        assert peek(backend) is None
+    runner = backend.backend.runner if hasattr(backend, "backend") else next(iter(backend._loops.values())).runner
+    (connection,) = runner.pool.all()
+    assert connection.prepare_threshold is None
 
 
 async def test_it_stops_when_nobody_asks(monkeypatch, schema):

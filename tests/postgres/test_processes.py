@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.backends.postgres.aio import AsyncPostgresBackend
+from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
 from ptb_kvpersistence.model import Commit, OpenStore, Put
 
 SCRIPT = Path(__file__).with_name("working.py")
@@ -28,8 +30,8 @@ def start(job, url, *arguments):
 def finish(process, seconds=60):
     """Give what a process printed; it must have printed no complaint."""
     out, err = process.communicate(timeout=seconds)
-    assert err == ""
-    assert process.returncode == 0
+    if err or process.returncode:
+        pytest.fail(f"{process.returncode}: {err}")
     return out
 
 
@@ -38,6 +40,28 @@ def test_eight_processes_make_the_tables_at_once(schema):
     assert [finish(process) for process in processes] == ["made\n"] * 8
     assert schema.rows("SELECT count(*) FROM kv_format") == [(1,)]
     assert schema.rows("SELECT name FROM kv_stores") == [("shop",)]
+
+
+def test_eight_connections_make_the_tables_at_the_same_moment(schema):
+    failures, together = [], threading.Barrier(8)
+
+    def make():
+        backend = PostgresBackend(schema.url)
+        together.wait()
+        try:
+            backend.perform(OpenStore("shop", "ensure"))
+        except Exception as error:
+            failures.append(error)
+        backend.close()
+
+    for _ in range(3):
+        threads = [threading.Thread(target=make) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        schema.drop()
+    assert failures == []
 
 
 @pytest.mark.parametrize("how", ["plain", "locked", "optimistic"])

@@ -215,8 +215,7 @@ def preparing(location: Location, client_side_pid: int) -> Generator[list[Statem
 
 
 def _look_at_format(location: Location, schema: str) -> Generator[list[Statement], list[Rows], tuple[bool, bool, bool]]:
-    names = (quoted(schema), f"{quoted(schema)}.kv_format")
-    (((has_schema, has_tables),),) = yield [(sql.WHAT_EXISTS, names)]
+    (((has_schema, has_tables),),) = yield [(sql.WHAT_EXISTS, (schema, schema))]
     if not has_tables:
         return False, has_schema, False
     (rows,) = yield [(fill(sql.FORMAT, schema), ())]

@@ -7,6 +7,7 @@ Here the generators that it drives are watched from outside.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -18,7 +19,7 @@ from psycopg import waiting
 from ptb_kvpersistence.backends.postgres.arrays import adapters
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
     T = TypeVar("T")
     Statement = tuple[str, tuple[Any, ...]]
@@ -52,6 +53,17 @@ def _interval(deadline: float) -> float:
     return max(0.001, min(_INTERVAL, deadline - monotonic()))
 
 
+@contextmanager
+def _first_of(failures: list[psycopg.Error]) -> Iterator[None]:
+    """Raise the first failure of a pipeline: psycopg logs those that follow if one comes out of the block itself."""
+    try:
+        yield
+    except psycopg.Error as error:
+        failures.append(error)
+    if failures:
+        raise failures[0]
+
+
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection of the sync face.
 
@@ -80,8 +92,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         if len(statements) == 1:
             statement, parameters = statements[0]
             return [_rows(self.execute(statement, parameters))]
-        with self.pipeline():
-            cursors = [self.execute(statement, parameters) for statement, parameters in statements]
+        failures: list[psycopg.Error] = []
+        with _first_of(failures), self.pipeline():
+            try:
+                cursors = [self.execute(statement, parameters) for statement, parameters in statements]
+            except psycopg.Error as error:
+                failures.append(error)
         return [_rows(cursor) for cursor in cursors]
 
 
@@ -114,8 +130,13 @@ class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             statement, parameters = statements[0]
             cursor = await self.execute(statement, parameters)
             return [await cursor.fetchall() if cursor.description else []]
-        async with self.pipeline():
-            cursors = [await self.execute(statement, parameters) for statement, parameters in statements]
+        failures: list[psycopg.Error] = []
+        with _first_of(failures):
+            async with self.pipeline():
+                try:
+                    cursors = [await self.execute(statement, parameters) for statement, parameters in statements]
+                except psycopg.Error as error:
+                    failures.append(error)
         return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 

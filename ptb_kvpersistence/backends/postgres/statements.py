@@ -73,7 +73,10 @@ WATCHED: Final = """, set_config('tcp_keepalives_idle', '10', true), set_config(
 LOCK: Final = ", pg_advisory_xact_lock({s}.kv_lock_class(), %s)"
 LOCK_BY_NAME: Final = "SELECT pg_advisory_xact_lock({s}.kv_lock_class(), s.id) FROM {s}.kv_stores s WHERE s.name = %s"
 
-WHAT_EXISTS: Final = "SELECT to_regnamespace(%s) IS NOT NULL, to_regclass(%s) IS NOT NULL"
+# Not to_regclass(), which may answer from the cache of before the lock was taken.
+WHAT_EXISTS: Final = """SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = %s),
+    EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = %s AND c.relname = 'kv_format')"""
 FORMAT: Final = "SELECT number, revision FROM {s}.kv_format"
 LOCK_SCHEMA: Final = "SELECT pg_advisory_xact_lock(%s)"
 CHANNEL: Final = "SELECT {s}.kv_channel()"
