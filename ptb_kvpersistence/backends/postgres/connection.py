@@ -7,6 +7,7 @@ Here the generators that it drives are watched from outside.
 from __future__ import annotations
 
 import os
+import selectors
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     """What to run, with its parameters."""
 
 _INTERVAL: Final = 0.1
+_Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _until: ContextVar[float] = ContextVar("_until", default=float("inf"))
 _adapters: Final = adapters()
 
@@ -43,6 +45,27 @@ def _limited(steps: Generator[Any, Any, T], deadline: float) -> Generator[Any, A
             if not ready and monotonic() >= deadline:
                 raise LateError
             wanted = steps.send(ready)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+def _wait(steps: Generator[Any, Any, T], socket: int, deadline: float) -> T:
+    """Drive psycopg's steps; its own loop looks at no deadline in some of its versions."""
+    try:
+        wanted = next(steps)
+        with _Selector() as selector:
+            selector.register(socket, wanted)
+            while True:
+                found = selector.select(_interval(deadline))
+                if not found:
+                    if monotonic() >= deadline:
+                        raise LateError
+                    continue
+                before, wanted = wanted, steps.send(found[0][1])
+                if wanted != before:
+                    selector.modify(socket, wanted)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     finally:
@@ -84,8 +107,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def wait(self, gen: Any, interval: float = _INTERVAL, *_timeout: Any, **_options: Any) -> Any:  # noqa: ARG002
         """Drive one of psycopg's generators, until the deadline."""
-        steps = _limited(gen, self.deadline)
-        return waiting.wait(steps, self.pgconn.socket, interval=_interval(self.deadline))
+        return _wait(gen, self.pgconn.socket, self.deadline)
 
     def run(self, statements: list[Statement]) -> list[list[tuple[Any, ...]]]:
         """Run statements in one round trip; gives the rows of each."""
