@@ -18,6 +18,7 @@ from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.postgres import statements as sql
 from ptb_kvpersistence.backends.postgres.aio_runner import AsyncRunner
 from ptb_kvpersistence.backends.postgres.attempts import (
+    SWEEP_STEP,
     BeginExclusive,
     Deadline,
     Prepared,
@@ -34,7 +35,7 @@ from ptb_kvpersistence.backends.postgres.location import locate
 from ptb_kvpersistence.backends.postgres.pool import inherited
 from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
 from ptb_kvpersistence.errors import BusyError, StoreClosedError
-from ptb_kvpersistence.model import Commit, DeleteStore, R, RenameStore, Requested, SetDomain
+from ptb_kvpersistence.model import Commit, DeleteStore, R, RenameStore, Requested, SetDomain, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -132,7 +133,10 @@ class AsyncPostgresBackend:
         if here.sessions and lane_of(request) == "writes":
             self._refuse_reentry(here, request)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        return cast("R", await asyncio.shield(_start(here.runner.drive(request, deadline))))
+        reply = cast("R", await asyncio.shield(_start(here.runner.drive(request, deadline))))
+        if here.runner.is_sweep_due(request):
+            _ = _start(here.runner.drive(Sweep(SWEEP_STEP), Deadline.after(self._timeout)))
+        return reply
 
     def _refuse_reentry(self, here: _OfLoop, request: Any) -> None:
         task = asyncio.current_task()

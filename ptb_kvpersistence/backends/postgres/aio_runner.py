@@ -19,6 +19,7 @@ from ptb_kvpersistence.backends.postgres.attempts import (
     performing,
     pool_exhausted,
     preparing,
+    sweeping,
 )
 from ptb_kvpersistence.backends.postgres.connection import AsyncConnection, LateError, connect_async, finish
 from ptb_kvpersistence.backends.postgres.failures import Failed, Verdict, failed, not_connected
@@ -39,6 +40,7 @@ class AsyncRunner:
     Attributes:
         pool: The connections.
         prepared: What is known of the database; None before the first request.
+        is_sweep_due: Tells after a request whether to sweep a little now, which is once in a while after a commit.
     """
 
     def __init__(self, location: Location, patience: float) -> None:
@@ -47,6 +49,7 @@ class AsyncRunner:
         self._patience = patience
         self.pool: Pool[AsyncConnection, asyncio.Semaphore] = Pool(asyncio.Semaphore)
         self.prepared: Prepared | None = None
+        self.is_sweep_due = sweeping()
 
     async def drive(self, request: Any, deadline: Deadline) -> Any:
         """Perform a request on the calling task."""

@@ -37,7 +37,7 @@ from ptb_kvpersistence.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from ptb_kvpersistence.backends.postgres.connection import Statement
     from ptb_kvpersistence.backends.postgres.location import Location
@@ -55,6 +55,10 @@ PREPARING: Final = 30.0
 """Seconds that making the tables may take on the server."""
 PREPARED_FROM: Final = 5
 """How often a statement is sent before the server is asked to remember it; never through a pooler."""
+SWEEP_EVERY: Final = 30.0
+"""Seconds between two sweeps by who commits."""
+SWEEP_STEP: Final = 200
+"""Entries per sweep."""
 REPEATS: Final = 10
 """How often the server may ask for a repetition."""
 _WRITES: Final = frozenset({Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})
@@ -184,6 +188,20 @@ def resolved(reply: CommitReply, place: str, cause: Failed) -> None:
             f"the connection to {place} broke at the end of an exclusive transaction; nothing was written, repeat it"
         )
         raise DatabaseError(message) from cause
+
+
+def sweeping() -> Callable[[Any], bool]:
+    """Make what decides after each request whether it is time to sweep."""
+    swept_at = monotonic()
+
+    def is_due(request: Any) -> bool:
+        nonlocal swept_at
+        if type(request) is not Commit or monotonic() < swept_at + SWEEP_EVERY:
+            return False
+        swept_at = monotonic()
+        return True
+
+    return is_due
 
 
 def preparing(location: Location, client_side_pid: int) -> Generator[list[Statement], list[Rows], Prepared]:

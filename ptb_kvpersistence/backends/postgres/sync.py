@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import psycopg
@@ -14,6 +14,7 @@ import psycopg
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.postgres import statements as sql
 from ptb_kvpersistence.backends.postgres.attempts import (
+    SWEEP_STEP,
     BeginExclusive,
     Deadline,
     Prepared,
@@ -30,8 +31,8 @@ from ptb_kvpersistence.backends.postgres.jobs import identified
 from ptb_kvpersistence.backends.postgres.location import locate
 from ptb_kvpersistence.backends.postgres.pool import inherited
 from ptb_kvpersistence.backends.postgres.sync_runner import Runner
-from ptb_kvpersistence.errors import BusyError, StoreClosedError
-from ptb_kvpersistence.model import Commit, DeleteStore, R, RenameStore, Requested, SetDomain
+from ptb_kvpersistence.errors import BusyError, DatabaseError, StoreClosedError
+from ptb_kvpersistence.model import Commit, DeleteStore, R, RenameStore, Requested, SetDomain, Sweep
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import CommitReply
@@ -85,7 +86,11 @@ class PostgresBackend:
         if waits and self._sessions:
             self._refuse_reentry(request)
         if not waits or not _is_loop_running():
-            return cast("R", self.runner.drive(request, Deadline.after(limit)))
+            reply = cast("R", self.runner.drive(request, Deadline.after(limit)))
+            if self.runner.is_sweep_due(request):
+                with suppress(DatabaseError):
+                    self.runner.drive(Sweep(SWEEP_STEP), Deadline.after(1))
+            return reply
         deadline = Deadline.after(limit)
         deadline.at = min(deadline.at, time.monotonic() + LOOP_PATIENCE)
         try:
