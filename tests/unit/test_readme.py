@@ -101,7 +101,9 @@ def test_every_link_leads_somewhere():
 def test_what_the_tests_need_is_declared():
     """README's test command runs on a fresh machine: what the tests import stands in the extra ``test``."""
     extras = PROJECT["optional-dependencies"]
-    declared = " ".join([*PROJECT["dependencies"], *extras["test"], *extras["cli"], *extras["postgres"], *extras["server"]])
+    declared = " ".join(
+        [*PROJECT["dependencies"], *extras["test"], *extras["cli"], *extras["postgres"], *extras["server"]]
+    )
     for module, name in {"attr": "attrs", "telegram": "python-telegram-bot", "tomli": "coverage"}.items():
         declared = declared.replace(name, f"{name} {module}")
     imported = {
