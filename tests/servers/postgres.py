@@ -88,8 +88,17 @@ class PostgresServer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        # Should the tests be killed, their end of the pipe closes, and the server ends too.
+        script = 'read _; kill -CONT "$0"; kill -QUIT "$0"'
+        watching = ["sh", "-c", script, str(self._process.pid)]
+        self._watcher = subprocess.Popen(watching, stdin=subprocess.PIPE, user=self._user, start_new_session=True)
         self.wait()
         return self
+
+    def _ended(self):
+        self._watcher.kill()
+        self._watcher.communicate()
+        self._process = None
 
     def wait(self, seconds=30):
         """Wait until it answers."""
@@ -108,7 +117,7 @@ class PostgresServer:
         """End all of its processes at once, as a loss of power would."""
         self._signal(signal.SIGKILL)
         self._process.wait()
-        self._process = None
+        self._ended()
 
     def freeze(self):
         """Have it keep its connections but never answer."""
@@ -134,7 +143,8 @@ class PostgresServer:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self.kill()
-            self._process = None
+            else:
+                self._ended()
 
     def remove(self):
         self.stop()
