@@ -18,13 +18,13 @@
     |-- StoreClosedError (RuntimeError)        the database was closed
     `-- DatabaseError (OSError)                the database cannot be used
         |-- BusyError (TimeoutError)           locked by somebody else for too long
+        |-- DatabaseUnavailableError           the server cannot be reached, or does not answer
+        |-- OutcomeUnknownError                the reply never came; it may have been applied
         |-- ReadOnlyError (PermissionError)    the file or its folder cannot be written
         |-- DatabaseFullError                  no space left
         |-- CorruptDatabaseError               not a database of ours, or damaged
         |-- PickleFoundError                   a PicklePersistence file lies at that path
-        |-- FormatVersionError                 written by a newer version of the package
-        |-- DatabaseUnavailableError           the server cannot be reached in time; nothing was written
-        `-- OutcomeUnknownError                the reply never came; it may have been written
+        `-- FormatVersionError                 written by a newer version of the package
 
 Fields are data. A message says what happened, where, and what to do; it never holds a value or a password.
 """
@@ -193,6 +193,14 @@ class BusyError(DatabaseError, TimeoutError):
     """Somebody else held the database's lock for longer than the deadline; nothing was written."""
 
 
+class DatabaseUnavailableError(DatabaseError):
+    """The server cannot be reached, or does not answer in time; nothing was written."""
+
+
+class OutcomeUnknownError(DatabaseError):
+    """The connection broke before the reply came; the commit may have been applied, or not."""
+
+
 class ReadOnlyError(DatabaseError, PermissionError):
     """The database, or the folder it lies in, cannot be written."""
 
@@ -211,11 +219,3 @@ class PickleFoundError(DatabaseError):
 
 class FormatVersionError(DatabaseError):
     """The database was written by a newer version of the package."""
-
-
-class DatabaseUnavailableError(DatabaseError):
-    """The server cannot be reached, or does not answer in time; nothing was written."""
-
-
-class OutcomeUnknownError(DatabaseError):
-    """The connection broke before the reply came; the commit may have been applied, or not."""

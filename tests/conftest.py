@@ -9,6 +9,8 @@ import pytest
 
 from tests.servers import valkey
 
+pytest_plugins = ["tests.servers.postgres"]
+
 if sys.version_info < (3, 12):
 
     @pytest.fixture(autouse=True)

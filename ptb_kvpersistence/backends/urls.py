@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -12,9 +12,11 @@ from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ptb_kvpersistence.backends.base import AsyncBackend, Backend
 
-_LATER = ("postgresql", "postgres")
+_POSTGRES = ("postgresql", "postgres")
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 
 
@@ -24,11 +26,16 @@ class Target(NamedTuple):
     kind: str
     path: str
 
+    def __repr__(self) -> str:
+        return f"<Target {self.kind}>"  # a URL may hold a password
+
 
 def parse(location: object) -> Target:
-    """Parse a path, or a URL ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory:``, ``memory:name``.
+    """Parse a path, or a URL.
 
-    ``redis://host``, ``rediss://host`` and ``redis+cluster://host`` are taken as they are.
+    URLs are ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory:``, ``memory:name``,
+    ``postgresql://user:password@host:port/database``, ``redis://host``, ``rediss://host`` and
+    ``redis+cluster://host``; those of servers are taken as they are.
 
     Raises:
         ConfigurationError: It is none of these, or a kind that this version does not support.
@@ -45,13 +52,13 @@ def parse(location: object) -> Target:
     if location.startswith("sqlite:"):
         return Target("sqlite", _sqlite_path(location))
     scheme = location.partition("://")[0].lower() if "://" in location else ""
+    if scheme in _POSTGRES:
+        return Target("postgres", location)
     if scheme in _REDIS:
         return Target("redis", location)
-    if scheme in _LATER:
-        message = f"{scheme}:// databases are not supported by this version; use an SQLite file"
-        raise ConfigurationError(message)
     if scheme:
-        message = f"{scheme}:// is no kind of database known here; use a path, sqlite:///file.db or memory:"
+        known = "use a path, sqlite:///file.db, postgresql://, redis:// or memory:"
+        message = f"{scheme}:// is no kind of database known here; {known}"
         raise ConfigurationError(message)
     return Target("sqlite", _absolute(location))
 
@@ -69,10 +76,16 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _require(driver: str, extra: str) -> None:
-    if importlib.util.find_spec(driver) is None:
-        message = f'{extra}:// needs a driver that is not installed: pip install "ptb_kvpersistence[{extra}]"'
-        raise ConfigurationError(message)
+@contextmanager
+def _extra(extra: str, driver: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        # psycopg without its binary part, or without libpq, raises an ImportError of its own.
+        if (error.name or driver).split(".")[0].startswith(driver) or error.name is None:
+            message = f'{extra} databases need a driver: pip install "ptb_kvpersistence[{extra}]" ({error})'
+            raise ConfigurationError(message) from error
+        raise
 
 
 def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backend:
@@ -82,9 +95,14 @@ def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backe
         from ptb_kvpersistence.backends.memory import MemoryBackend
 
         return MemoryBackend(target.path, timeout=timeout)
+    if target.kind == "postgres":
+        with _extra("postgres", "psycopg"):
+            from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
+
+        return PostgresBackend(target.path, timeout=timeout)
     if target.kind == "redis":
-        _require("redis", target.kind)
-        from ptb_kvpersistence.backends.redis.sync import RedisBackend
+        with _extra("redis", "redis"):
+            from ptb_kvpersistence.backends.redis.sync import RedisBackend
 
         return RedisBackend(target.path, timeout=timeout)
     from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
@@ -99,9 +117,14 @@ def open_async_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) ->
         from ptb_kvpersistence.backends.memory import AsyncMemoryBackend
 
         return AsyncMemoryBackend(target.path, timeout=timeout)
+    if target.kind == "postgres":
+        with _extra("postgres", "psycopg"):
+            from ptb_kvpersistence.backends.postgres.aio import AsyncPostgresBackend
+
+        return AsyncPostgresBackend(target.path, timeout=timeout)
     if target.kind == "redis":
-        _require("redis", target.kind)
-        from ptb_kvpersistence.backends.redis.aio import AsyncRedisBackend
+        with _extra("redis", "redis"):
+            from ptb_kvpersistence.backends.redis.aio import AsyncRedisBackend
 
         return AsyncRedisBackend(target.path, timeout=timeout)
     from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend

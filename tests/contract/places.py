@@ -15,7 +15,7 @@ from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
 from ptb_kvpersistence.backends.urls import open_async_backend, open_backend
 from ptb_kvpersistence.testing import Place
-from tests.servers import valkey
+from tests.servers import postgres, valkey
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.backends.base import AsyncBackend, Backend
@@ -146,3 +146,45 @@ class ValkeyPlace(Place):
     def close(self) -> None:
         valkey.remove(self._client, self._prefix)
         self._client.close()
+
+
+class PostgresPlace(Place):
+    """A schema on a running server, seen by a plain SQL client that knows the documented tables only."""
+
+    def __init__(self) -> None:
+        self._schema = postgres.Schema(postgres.shared_url())
+        self._url = self._schema.url
+
+    def open(self, *, timeout: float = 5.0) -> Backend:
+        return open_backend(self._url, timeout=timeout)
+
+    def open_async(self, *, timeout: float = 5.0) -> AsyncBackend:
+        return open_async_backend(self._url, timeout=timeout)
+
+    def opener(self) -> Callable[[], Backend]:
+        return partial(open_backend, self._url)
+
+    def witness(self) -> PostgresPlace:
+        return self
+
+    def entries(self) -> dict[tuple[str, str, str], bytes]:
+        rows = self._schema.rows(
+            "SELECT name, domain, key, value::text FROM kv_entries JOIN kv_stores ON store = id WHERE value IS NOT NULL"
+        )
+        return {(name, domain, key): value.encode() for name, domain, key, value in rows}
+
+    def tombstones(self) -> set[tuple[str, str, str]]:
+        rows = "SELECT name, domain, key FROM kv_entries JOIN kv_stores ON store = id WHERE value IS NULL"
+        return set(self._schema.rows(rows))
+
+    def stores(self) -> set[str]:
+        return {name for (name,) in self._schema.rows("SELECT name FROM kv_stores")}
+
+    def commits(self) -> set[str]:
+        return {commit for (commit,) in self._schema.rows("SELECT id FROM kv_commits WHERE id NOT LIKE '~%'")}
+
+    def pass_time(self, seconds: float) -> None:
+        self._schema.pass_time(seconds)
+
+    def close(self) -> None:
+        self._schema.drop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ptb_kvpersistence.testing import Contract
-from tests.contract.places import MemoryPlace, SQLitePlace, ValkeyPlace
+from tests.contract.places import MemoryPlace, PostgresPlace, SQLitePlace, ValkeyPlace
 
 
 class TestMemory(Contract):
@@ -16,6 +16,11 @@ class TestMemory(Contract):
 class TestSQLite(Contract):
     def make_place(self, folder):
         return SQLitePlace(folder)
+
+
+class TestPostgres(Contract):
+    def make_place(self, folder):
+        return PostgresPlace()
 
 
 class OnServer(Contract):

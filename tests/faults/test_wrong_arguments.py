@@ -32,7 +32,7 @@ async def kept(path):
         (("ftp://host/file",), {}, "ftp://"),
         (("sqlite://bot.db",), {}, "sqlite:///relative.db"),
         (("sqlite:///",), {}, "names no file"),
-        (("postgresql://user:secret@host/db",), {}, "not supported by this version"),
+        (("postgresql://user:secret@host/db?nonsense=1",), {}, "no URL that PostgreSQL understands"),
         (("redis://:secret@host",), {}, "not supported by this version"),
         (("bot.db",), {"store": object()}, "not both"),
         ((), {"store": object()}, "AsyncStore"),
@@ -118,7 +118,7 @@ def test_store_names(path, name):
         database.store(name)
 
 
-@pytest.mark.parametrize("location", [5, None, "", "ftp://x", "postgresql://user:secret@host/db"])
+@pytest.mark.parametrize("location", [5, None, "", "ftp://x", "postgresql://user:%secret@host/db"])
 def test_locations(location):
     for function in (connect, connect_async):
         with pytest.raises(ConfigurationError) as found:
