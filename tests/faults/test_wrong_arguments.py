@@ -33,7 +33,6 @@ async def kept(path):
         (("sqlite://bot.db",), {}, "sqlite:///relative.db"),
         (("sqlite:///",), {}, "names no file"),
         (("postgresql://user:secret@host/db?nonsense=1",), {}, "no URL that PostgreSQL understands"),
-        (("redis://:secret@host",), {}, "not supported by this version"),
         (("bot.db",), {"store": object()}, "not both"),
         ((), {"store": object()}, "AsyncStore"),
         (("bot.db",), {"bot": ""}, "namespace"),
