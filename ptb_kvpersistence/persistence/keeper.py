@@ -14,7 +14,13 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from ptb_kvpersistence import process
-from ptb_kvpersistence.errors import BusyError, EncodeError, KVPersistenceError
+from ptb_kvpersistence.errors import (
+    BusyError,
+    DatabaseUnavailableError,
+    EncodeError,
+    KVPersistenceError,
+    OutcomeUnknownError,
+)
 from ptb_kvpersistence.persistence import namespaces, rescue
 from ptb_kvpersistence.persistence import state as states
 from ptb_kvpersistence.persistence.cycle import Cycle
@@ -36,12 +42,18 @@ T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 LOOK_TIMEOUT: Final = 0.5
-"""Seconds that a refresh waits for a busy database before memory has to do."""
+"""Seconds that a refresh waits for a look at the store before memory has to do."""
+PROBE_TIMEOUT: Final = 2.0
+"""Seconds that a look may take for which no refresh waits."""
+PROBE_PAUSE: Final = 1.0
+"""Seconds between two looks that fail, while no refresh waits for them."""
+CHEAP_FAILURE: Final = 0.02
+"""Seconds; a look that fails within them may be tried by the next refresh again."""
 FLIGHT_TIMEOUT: Final = 0.25
 """Seconds that a refresh waits for a commit of the same entity."""
-BUSY_TIMEOUT: Final = 0.5
-"""Seconds that a commit waits for a database that stayed busy all through the last one: PTB asks three times while it
-stops, and the process has to end before somebody kills it."""
+LAST_TIMEOUT: Final = 0.5
+"""Seconds that a commit waits for a database that stayed busy, or gave no answer, all through the last one: PTB asks
+three times while it stops, and the process has to end before somebody kills it."""
 MOST_TOUCHED: Final = 10_000
 """Entities shown to handlers before the last flush that are looked at again when a program crashes."""
 PACK_PAUSE: Final = 0.01
@@ -130,7 +142,10 @@ class Keeper:
         self._looking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._retry_pause = FIRST_RETRY
-        self._was_busy = False
+        self._trouble: Exception | None = None
+        self._is_blind = False
+        self._has_warned = False
+        self._probe_at = float("-inf")
         self._looked_at = float("-inf")
         self._token: object | None = None
         self._captured_at = time.monotonic()
@@ -315,15 +330,21 @@ class Keeper:
                 await self._open_locked()
             if replica.dirty or replica.unresolved is not None:
                 try:
-                    await self._perform(replica.commit(self._take_along), BUSY_TIMEOUT if self._was_busy else None)
-                except BusyError:
-                    self._was_busy = True
+                    await self._perform(replica.commit(self._take_along), self._commit_timeout())
+                except (BusyError, DatabaseUnavailableError, OutcomeUnknownError) as error:
+                    self._trouble = error
                     raise
                 finally:
                     replica.land()
-            self._was_busy = False
+            self._trouble = None
+            self._probe_at = float("-inf")
             self.last_saved_at = datetime.now(timezone.utc)
             self._retry_pause = FIRST_RETRY
+
+    def _commit_timeout(self) -> float | None:
+        # A running bot gives a slow server its time; once it stops there is no more of it.
+        is_short = isinstance(self._trouble, BusyError) or (self._trouble is not None and not self.host.is_running())
+        return LAST_TIMEOUT if is_short else None
 
     def _retry_later(self, error: Exception) -> None:
         _logger.error("saving failed, %d entities stay pending and are tried again: %s", len(self.replica.dirty), error)
@@ -372,21 +393,55 @@ class Keeper:
     # --- looking and refreshing ---
 
     async def look(self) -> None:
-        """See what changed in the store, unless the last look is fresh enough. Never raises for I/O."""
+        """See what changed in the store, unless the last look is fresh enough. Never raises for I/O.
+
+        One update waits for a store in trouble, for a moment; those after it do not, until a look that nobody waits
+        for has shown that it is well again.
+        """
         if self._is_fresh():
             return
         self._check_process()
+        self._check_loop()
+        assert self._loop is not None  # noqa: S101 - set by _check_loop
+        looking = self._looking
+        if looking is None or looking.done():
+            if self._is_blind and time.monotonic() < self._probe_at:
+                return
+            looking = self._looking = self._loop.create_task(self._look_safely(), name="ptb_kvpersistence:look")
+            # Who waits for it may be cancelled; nobody else asks for its error.
+            looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if not self._is_blind:
+            await asyncio.wait({looking}, timeout=LOOK_TIMEOUT)
+            if looking.done():
+                looking.result()
+            else:
+                self._is_blind = True
+                self._warn(f"no answer within {LOOK_TIMEOUT} s")
+
+    async def _look_safely(self) -> None:
+        began, was_blind = time.monotonic(), self._is_blind
         try:
             await self.open()
-            if self._looking is None or self._looking.done():
-                assert self._loop is not None  # noqa: S101 - set by open
-                self._looking = self._loop.create_task(self._look(), name="ptb_kvpersistence:look")
-                # Who waits for it may be cancelled; nobody else asks for its error.
-                self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await asyncio.shield(self._looking)
+            await self._look(PROBE_TIMEOUT if was_blind else LOOK_TIMEOUT)
         except (KVPersistenceError, OSError, RuntimeError) as error:  # no file handles left, no new threads
             self._looked_at = time.monotonic()
-            _logger.warning("cannot see what others changed, memory has to do: %s", error)
+            self._probe_at = self._looked_at + PROBE_PAUSE
+            self._is_blind |= self._looked_at - began > CHEAP_FAILURE
+            self._warn(error)
+            return
+        # One that answers slowly is seen late rather than waited for by each update.
+        self._is_blind = time.monotonic() - began > LOOK_TIMEOUT
+        if self._has_warned and not self._is_blind:
+            self._has_warned = False
+            _logger.info("the store can be seen again")
+            if self._retry is not None:
+                self._retry.cancel()
+                self._try_again()
+
+    def _warn(self, reason: object) -> None:
+        level = logging.DEBUG if self._has_warned else logging.WARNING
+        self._has_warned = True
+        _logger.log(level, "cannot see what others changed, memory has to do: %s", reason)
 
     def _is_fresh(self) -> bool:
         now = time.monotonic()
@@ -400,10 +455,10 @@ class Keeper:
             self._looked_at = now if token == self._token else self._looked_at
         return token is not None and token == self._token
 
-    async def _look(self) -> None:
+    async def _look(self, timeout: float | None = None) -> None:
         # The token is older than what is read, so nothing committed in between goes unseen.
         token = self.store.backend.peek(self.max_staleness)
-        await self._perform(self.replica.look(), LOOK_TIMEOUT)
+        await self._perform(self.replica.look(), timeout)
         self._token, self._looked_at = token, time.monotonic()
 
     async def refresh(self, entity: EntityId, live: Any) -> None:
@@ -426,7 +481,7 @@ class Keeper:
             self._help_out()
 
     async def _merge_newer(self, entity: EntityId, state: State, live: Any) -> None:
-        if entity in self.replica.in_flight and self._commit_task is not None:
+        if entity in self.replica.in_flight and self._commit_task is not None and self._trouble is None:
             await asyncio.wait({self._commit_task}, timeout=FLIGHT_TIMEOUT)
         if entity in self.replica.in_flight or state.live is not live or not self.host.holds(entity, live):
             return  # the next refresh finds it, with the base that the commit leaves
@@ -504,7 +559,7 @@ class Keeper:
         if not replica.dirty and replica.unresolved is None:
             return
         backend = self.store.backend.blocking()
-        timeout = BUSY_TIMEOUT if self._was_busy else None
+        timeout = None if self._trouble is None else LAST_TIMEOUT
         try:
             if not replica.is_attached:
                 drive(self._opening([]), lambda request: backend.perform(request, timeout))
