@@ -10,6 +10,8 @@ from telegram.ext import InvalidCallbackData
 
 from ptb_kvpersistence import KVPersistence
 
+pytestmark = pytest.mark.everywhere
+
 DOMAIN = "ptb:callback_data:1001"
 
 
@@ -269,13 +271,13 @@ async def test_without_arbitrary_callback_data_nothing_is_stored_or_lost(start_b
     assert await pressed(bot, data) == "kept"
 
 
-async def test_a_script_reads_what_the_bot_has(start_bot, path):
+async def test_a_script_reads_what_the_bot_has(start_bot, location):
     bot = await start_bot()
     (data,) = await offer(bot, ("a", 1))
     await pressed(bot, data)
     before = bot.app.bot.callback_data_cache.persistence_data
     await bot.stop()
-    persistence = KVPersistence(path, bot=1001)
+    persistence = KVPersistence(location, bot=1001)
     assert await persistence.get_callback_data() == before
     assert persistence.callback_data == before
     await persistence.flush()

@@ -16,6 +16,8 @@ from telegram.ext import ContextTypes
 from ptb_kvpersistence import EncodeError
 from tests.ptb.test_persistence_conversations import form
 
+pytestmark = pytest.mark.everywhere
+
 USERS, CHATS, BOT = "ptb:user_data:1001", "ptb:chat_data:1001", "ptb:bot_data:1001"
 ROOT = Path(__file__).parents[2]
 
@@ -97,9 +99,9 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(("ending", "place"), [("await bot.stop()", "bot_data"), ("raise SystemExit(3)", "user_data")])
-def test_a_process_that_ends_with_such_a_value_saves_the_rest(path, witness, ending, place):
+def test_a_process_that_ends_with_such_a_value_saves_the_rest(location, witness, ending, place):
     """PTB's shutdown raises before it flushes."""
-    command = [sys.executable, "-c", DYING.replace("{ending}", ending), path, place]
+    command = [sys.executable, "-c", DYING.replace("{ending}", ending), str(location), place]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == (3 if "Exit" in ending else 1), ended.stderr
     everything(witness, without=(2,) if place == "user_data" else ())
