@@ -20,7 +20,19 @@ PLACES = ("file", "postgres", "valkey", "cluster")
 SERVERS = PLACES[1:]
 
 
-class FilePlace:
+class Place:
+    """Where the bots of a test keep their data.
+
+    Attributes:
+        location: A path or a URL.
+        refuses_other_text: Whether what is no JSON cannot get there at all.
+    """
+
+    location: Any
+    refuses_other_text = False
+
+
+class FilePlace(Place):
     """An SQLite file."""
 
     def __init__(self, path: Any) -> None:
@@ -33,7 +45,7 @@ class FilePlace:
         """The test's folder goes with the test."""
 
 
-class MemoryPlace:
+class MemoryPlace(Place):
     """A database in this process; nobody else can look into it."""
 
     def __init__(self) -> None:
@@ -112,8 +124,10 @@ class ValkeyWitness(ServerWitness):
         return len(self._keys.commits())
 
 
-class PostgresPlace:
+class PostgresPlace(Place):
     """A schema of its own on the shared server, or on another one."""
+
+    refuses_other_text = True
 
     def __init__(self, server: Any = None) -> None:
         self.schema = postgres.Schema(postgres.shared_url() if server is None else server.url)
@@ -130,7 +144,7 @@ class PostgresPlace:
         self.schema.drop()
 
 
-class ValkeyPlace:
+class ValkeyPlace(Place):
     """A prefix of its own on a server or a cluster."""
 
     def __init__(self, server: Any) -> None:

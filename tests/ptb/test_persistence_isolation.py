@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from telegram.ext import ContextTypes
 
-from ptb_kvpersistence import EncodeError
+from ptb_kvpersistence import DatabaseError, EncodeError
 from tests.ptb.test_persistence_conversations import form
 
 pytestmark = pytest.mark.everywhere
@@ -199,9 +199,10 @@ async def test_a_class_whose_own_code_fails_costs_no_other_entity(start_bot, wit
 
 # --- what cannot be read at the start ---
 
+TRUNCATED = '{"a": [1, 2'
 BROKEN = {
     "text": "not JSON at all",
-    "truncated": '{"a": [1, 2',
+    "truncated": TRUNCATED,
     "unknown tag": '{"$newer": [1]}',
     "wrong payload": '{"a": {"$datetime": 7}}',
     "unknown class": '{"a": {"$dataclass": ["somewhere.else:Thing", {}]}}',
@@ -210,12 +211,16 @@ BROKEN = {
 
 @pytest.mark.parametrize("section", ["user_data", "chat_data", "bot_data"])
 @pytest.mark.parametrize("broken", ["text", "truncated", "unknown tag", "wrong payload", "unknown class"])
-async def test_an_entry_that_cannot_be_read_is_quarantined(start_bot, witness, caplog, section, broken):
+async def test_an_entry_that_cannot_be_read_is_quarantined(start_bot, database, witness, caplog, section, broken):
     place = {"user_data": (USERS, "42"), "chat_data": (CHATS, "7"), "bot_data": (BOT, "data")}[section]
     bot = await start_bot()
     await bot.say("x", lambda _, context: getattr(context, section).update(a=1))
     await bot.say("x", lambda _, context: context.user_data.update(a=1), user=43)
     await bot.stop()
+    if database.refuses_other_text and broken in {"text", "truncated"}:
+        with pytest.raises(DatabaseError, match="json"):
+            witness.update_text(*place, BROKEN[broken])
+        return
     witness.update_text(*place, BROKEN[broken])
     before = witness.texts()[place]
 
@@ -240,7 +245,7 @@ async def test_a_drop_does_not_delete_what_cannot_be_read(start_bot, witness):
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.stop()
-    witness.update_text(USERS, "42", BROKEN["truncated"])
+    witness.update_text(USERS, "42", BROKEN["unknown tag"])
     before = witness.texts()[USERS, "42"]
     bot = await start_bot()
     bot.app.drop_user_data(42)
@@ -252,7 +257,7 @@ async def test_a_repaired_entry_is_there_at_the_next_update(start_bot, witness):
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.stop()
-    witness.update_text(USERS, "42", BROKEN["truncated"])
+    witness.update_text(USERS, "42", BROKEN["unknown tag"])
     bot = await start_bot()
     await bot.say("x")
     witness.update(USERS, "42", {"a": 2})
@@ -266,7 +271,7 @@ async def test_a_deleted_one_makes_room_for_what_memory_has(start_bot, witness):
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.stop()
-    witness.update_text(USERS, "42", BROKEN["truncated"])
+    witness.update_text(USERS, "42", BROKEN["unknown tag"])
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(b=2))
     await bot.save()
