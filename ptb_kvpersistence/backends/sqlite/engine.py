@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ptb_kvpersistence.backends.base import LONGEST_PAUSE_IN_TURN, pauses
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.backends.base import pauses
 from ptb_kvpersistence.backends.sqlite import schema
 from ptb_kvpersistence.backends.sqlite.checkpoint import CHECKPOINT_EVERY, Checkpointer
 from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
@@ -192,7 +192,7 @@ class Engine:
     def _take_writer_lock(self, deadline: float) -> bool:
         if self._try_writer_lock():
             return True
-        for pause in pauses(deadline - time.monotonic()):
+        for pause in pauses(deadline - time.monotonic(), LONGEST_PAUSE_IN_TURN):
             time.sleep(pause)
             if self._try_writer_lock():
                 return True
@@ -225,9 +225,10 @@ class Engine:
         finally:
             try:
                 self._end("ROLLBACK")
-                self._checkpointer.after_commit(committed=committed)
             finally:
+                # The next one need not wait for a checkpoint.
                 self._queue.leave()
+                self._checkpointer.after_commit(committed=committed)
 
     def data_version(self) -> int | None:
         """Give a number that changes with the commits of other connections; None where that cannot be had cheaply.
