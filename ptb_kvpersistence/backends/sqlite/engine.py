@@ -217,7 +217,7 @@ class Engine:
                 if not self._connection.in_transaction:
                     message = f"{self._path}: SQLite ended the transaction after a failure; nothing of it was written"
                     raise DatabaseError(message)
-                self._checkpointer.before_commit(len(commit.mutations))
+                self._checkpointer.before_commit(len(commit.mutations), _size(commit))
                 with self._fenced(commit):
                     if self._apply(commit).is_committed:
                         self._end("COMMIT")
@@ -332,7 +332,7 @@ class Engine:
     def _commit(self, request: Commit) -> CommitReply:
         if not self._connection.in_transaction:
             self._set_durable(request.durable)
-        self._checkpointer.before_commit(len(request.mutations))
+        self._checkpointer.before_commit(len(request.mutations), _size(request))
         committed = False
         try:
             try:
@@ -409,3 +409,7 @@ class Engine:
     def _set_domain(self, request: SetDomain) -> None:
         with self._writing():
             self._writes.set_domain(request)
+
+
+def _size(commit: Commit) -> int:
+    return sum([len(mutation.value) for mutation in commit.mutations if isinstance(mutation, Put)])
