@@ -120,7 +120,7 @@ def test_large_values_count_more(path):
     with closing(SQLiteBackend(path)) as backend:
         store = backend.perform(OpenStore("shop", "create")).id
         for number in range(400):
-            put = Put("d", f"{number % 10}", b'"' + b"x" * 200_000 + b'"')
+            put = Put("d", f"{number % 10}", b'"' + b"%010d" % number * 20_000 + b'"')
             backend.perform(Commit(store, (put,), (), None, False))
         assert size_of_log(path) < 2 * checkpoint.LONG_LOG, "80 MB in less than CHECKPOINT_EVERY mutations"
 
