@@ -79,7 +79,6 @@ def test_of_the_persistence(tmp_path, monkeypatch, arguments, options, words):
         lambda kept: kept.update_conversation("x" * 600, (1,), "x"),
         lambda kept: kept.update_conversation("\ud800", (1,), "x"),
     ],
-    ids=str,
 )
 async def test_of_its_methods(kept, path, call):
     with pytest.raises(ConfigurationError):

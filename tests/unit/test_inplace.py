@@ -370,7 +370,7 @@ class TestTrouble:
     @pytest.mark.parametrize(
         "live",
         [{"b": 1}, {}, [], [9, 9, 9], {"x": 5, "a": [1, 2]}, {7}, deque([5, 6]), Data([0], "x"), None, Plain(), {2: 2}],
-        ids=repr,
+        ids=lambda live: type(live).__name__ if isinstance(live, Plain) else repr(live),
     )
     @pytest.mark.parametrize(
         ("old", "new"),
