@@ -149,7 +149,7 @@ class TestContainers:
             (deque([1, 2], 2), deque([2, 3], 2)),
             (bytearray(b"ab"), bytearray(b"c")),
         ],
-        ids=repr,
+        ids=lambda value: f"{{{', '.join(sorted(map(repr, value)))}}}" if isinstance(value, set) else repr(value),
     )
     def test_identity_is_kept(self, live, new):
         assert update(live, new) is live
