@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from ptb_kvpersistence import KVPersistence, connect, connect_async
@@ -79,7 +81,7 @@ def test_of_the_persistence(tmp_path, monkeypatch, arguments, options, words):
         lambda kept: kept.update_conversation("x" * 600, (1,), "x"),
         lambda kept: kept.update_conversation("\ud800", (1,), "x"),
     ],
-    ids=str,
+    ids=map(str, itertools.count()),
 )
 async def test_of_its_methods(kept, path, call):
     with pytest.raises(ConfigurationError):

@@ -19,7 +19,7 @@ from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
 from ptb_kvpersistence.model import Commit, OpenStore, Put
 
 ROOT = Path(__file__).parents[2]
-started = []
+started: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ptb_kvpersistence.backends.base import LONGEST_PAUSE_IN_TURN, pauses
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.backends.base import pauses
 from ptb_kvpersistence.backends.sqlite import schema
 from ptb_kvpersistence.backends.sqlite.checkpoint import CHECKPOINT_EVERY, Checkpointer
 from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
@@ -192,7 +192,7 @@ class Engine:
     def _take_writer_lock(self, deadline: float) -> bool:
         if self._try_writer_lock():
             return True
-        for pause in pauses(deadline - time.monotonic()):
+        for pause in pauses(deadline - time.monotonic(), LONGEST_PAUSE_IN_TURN):
             time.sleep(pause)
             if self._try_writer_lock():
                 return True
@@ -217,7 +217,7 @@ class Engine:
                 if not self._connection.in_transaction:
                     message = f"{self._path}: SQLite ended the transaction after a failure; nothing of it was written"
                     raise DatabaseError(message)
-                self._checkpointer.before_commit(len(commit.mutations))
+                self._checkpointer.before_commit(len(commit.mutations), _size(commit))
                 with self._fenced(commit):
                     if self._apply(commit).is_committed:
                         self._end("COMMIT")
@@ -225,9 +225,10 @@ class Engine:
         finally:
             try:
                 self._end("ROLLBACK")
-                self._checkpointer.after_commit(committed=committed)
             finally:
+                # The next one need not wait for a checkpoint.
                 self._queue.leave()
+                self._checkpointer.after_commit(committed=committed)
 
     def data_version(self) -> int | None:
         """Give a number that changes with the commits of other connections; None where that cannot be had cheaply.
@@ -331,7 +332,7 @@ class Engine:
     def _commit(self, request: Commit) -> CommitReply:
         if not self._connection.in_transaction:
             self._set_durable(request.durable)
-        self._checkpointer.before_commit(len(request.mutations))
+        self._checkpointer.before_commit(len(request.mutations), _size(request))
         committed = False
         try:
             try:
@@ -408,3 +409,7 @@ class Engine:
     def _set_domain(self, request: SetDomain) -> None:
         with self._writing():
             self._writes.set_domain(request)
+
+
+def _size(commit: Commit) -> int:
+    return sum([len(mutation.value) for mutation in commit.mutations if isinstance(mutation, Put)])

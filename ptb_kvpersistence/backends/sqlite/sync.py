@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, LONGEST_PAUSE_IN_TURN, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
@@ -91,7 +91,8 @@ class SQLiteBackend:
             message = f"{self.name} is locked by another connection; try again, or end what holds it"
             raise BusyError(message)
         try:
-            return retry_busy(lambda: self._attempt(request), max(0.0, deadline - time.monotonic()))
+            left = max(0.0, deadline - time.monotonic())
+            return retry_busy(lambda: self._attempt(request), left, LONGEST_PAUSE_IN_TURN)
         finally:
             queue.leave()
 
