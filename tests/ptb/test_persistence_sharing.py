@@ -1,12 +1,10 @@
-"""Several bots on one store: shared sections, policies, conflicts and their log, two processes."""
+"""Several bots on one store: shared sections, policies, conflicts and their log."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -17,7 +15,6 @@ from tests.ptb.test_persistence_conversations import form
 
 pytestmark = pytest.mark.everywhere
 
-ROOT = Path(__file__).parents[2]
 SHAREABLE = ("user_data", "chat_data", "bot_data")
 
 
@@ -349,55 +346,3 @@ async def test_random_histories_of_two_bots_lose_nothing(start_bot, seed):
         assert sorted(final["log"]) == appended
         assert set(final["keys"]) == keys
     assert bots[0].app.user_data[42] == bots[1].app.user_data[42]
-
-
-WRITER = """
-import asyncio, sys
-from ptb_kvpersistence import KVPersistence
-from tests.ptb.offline import OfflineBot
-from tests.ptb.test_persistence_sharing import work
-
-async def main():
-    options = {"share": ["user_data"], "merge": {"user_data.*.n": "sum"}, "max_staleness": 0}
-    bot = await OfflineBot(KVPersistence(sys.argv[1], **options), "2002:offline").start()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    await work(bot, "child")
-    await bot.stop()
-
-asyncio.run(main())
-"""
-ROUNDS = 25
-
-
-async def work(bot, name):
-    """Count, append and save, as fast as it goes."""
-    for number in range(ROUNDS):
-        await bot.say("x", edit(lambda data: data.update(n=data.get("n", 0) + 1)))
-        await bot.say("x", edit(lambda data, number=number: data.setdefault(name, []).append(number)))
-        await bot.say("x", edit(lambda data, number=number: data["both"].append(f"{name}{number}")))
-        await bot.save()
-        await asyncio.sleep(0)
-
-
-async def test_two_processes_lose_nothing(start_bot, location):
-    options = {"share": ["user_data"], "merge": {"user_data.*.n": "sum"}}
-    bot = await start_bot(options=options)
-    await bot.say("x", edit(lambda data: data.update(both=[])))
-    await bot.save()
-    pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WRITER, str(location), cwd=ROOT, stdin=pipe, stdout=pipe
-    )
-    assert (await asyncio.wait_for(child.stdout.readline(), 30)).strip() == b"ready"
-    child.stdin.write(b"go\n")
-    await work(bot, "parent")
-    await asyncio.wait_for(child.communicate(), 30)
-    assert child.returncode == 0
-    assert not bot.errors
-    final = await look(bot)
-    assert final["n"] == 2 * ROUNDS
-    assert final["child"] == final["parent"] == list(range(ROUNDS))
-    assert sorted(final["both"]) == sorted(
-        f"{name}{number}" for name in ("child", "parent") for number in range(ROUNDS)
-    )
