@@ -18,7 +18,6 @@ from ptb_kvpersistence.errors import (
     BusyError,
     DatabaseUnavailableError,
     EncodeError,
-    KVPersistenceError,
     OutcomeUnknownError,
 )
 from ptb_kvpersistence.persistence import namespaces, rescue
@@ -27,6 +26,7 @@ from ptb_kvpersistence.persistence.cycle import Cycle
 from ptb_kvpersistence.persistence.layout import SHAREABLE, EntityId, Layout
 from ptb_kvpersistence.persistence.presence import Presence
 from ptb_kvpersistence.persistence.replica import Replica
+from ptb_kvpersistence.persistence.sight import Sight
 from ptb_kvpersistence.persistence.state import NOTHING, State
 from ptb_kvpersistence.store.operations import drive, drive_async, open_store
 
@@ -41,14 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
-LOOK_TIMEOUT: Final = 0.5
-"""Seconds that a refresh waits for a look at the store before memory has to do."""
-PROBE_TIMEOUT: Final = 2.0
-"""Seconds that a look may take for which no refresh waits."""
-PROBE_PAUSE: Final = 1.0
-"""Seconds between two looks that fail, while no refresh waits for them."""
-CHEAP_FAILURE: Final = 0.02
-"""Seconds; a look that fails within them may be tried by the next refresh again."""
 FLIGHT_TIMEOUT: Final = 0.25
 """Seconds that a refresh waits for a commit of the same entity."""
 LAST_TIMEOUT: Final = 0.5
@@ -99,6 +91,7 @@ class Keeper:
 
     Attributes:
         replica: What memory and store held when they last met.
+        sight: How fresh that is.
         last_saved_at: When everything captured was last in the store.
     """
 
@@ -121,7 +114,7 @@ class Keeper:
         self.host = host
         self.owns_store = owns_store
         self.share = share
-        self.max_staleness = max_staleness
+        self._max_staleness = max_staleness
         self.on_flush = on_flush
         self._presence = Presence(store)
         self._patience = max(5.0, 2.5 * update_interval)
@@ -139,15 +132,10 @@ class Keeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock: asyncio.Lock | None = None
         self._commit_task: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._retry_pause = FIRST_RETRY
         self._trouble: Exception | None = None
-        self._is_blind = False
-        self._has_warned = False
-        self._probe_at = float("-inf")
-        self._looked_at = float("-inf")
-        self._token: object | None = None
+        self.sight = Sight(self.store.backend, self._max_staleness, self._see, self._recovered)
         self._captured_at = time.monotonic()
         self._is_watched = False
 
@@ -160,7 +148,7 @@ class Keeper:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._lock = loop, asyncio.Lock()
-            self._commit_task = self._looking = self._retry = None
+            self._commit_task = self._retry = None
             self.replica.land()
 
     async def _perform(self, operation: Generator[Requested[Any], Any, T], timeout: float | None = None) -> T:
@@ -190,10 +178,9 @@ class Keeper:
         await self._presence.arrive(self.host.bot_name)
 
     async def _open_locked(self) -> None:
-        token, now = self.store.backend.peek(self.max_staleness), time.monotonic()
         orphans = rescue.find(self.store)
         try:
-            await self._perform(self._opening(orphans))
+            await self.sight.look(see=lambda timeout: self._perform(self._opening(orphans), timeout))
         except Exception:
             # Who cannot open will not flush either; nothing else would end the threads before the process ends.
             if self.owns_store:
@@ -201,7 +188,6 @@ class Keeper:
             raise
         for orphan in orphans:
             rescue.remove(orphan)
-        self._token, self._looked_at = token, now
 
     # --- capturing ---
 
@@ -337,7 +323,7 @@ class Keeper:
                 finally:
                     replica.land()
             self._trouble = None
-            self._probe_at = float("-inf")
+            self.sight.try_soon()
             self.last_saved_at = datetime.now(timezone.utc)
             self._retry_pause = FIRST_RETRY
 
@@ -392,74 +378,14 @@ class Keeper:
 
     # --- looking and refreshing ---
 
-    async def look(self) -> None:
-        """See what changed in the store, unless the last look is fresh enough. Never raises for I/O.
-
-        One update waits for a store in trouble, for a moment; those after it do not, until a look that nobody waits
-        for has shown that it is well again.
-        """
-        if self._is_fresh():
-            return
-        self._check_process()
-        self._check_loop()
-        assert self._loop is not None  # noqa: S101 - set by _check_loop
-        looking = self._looking
-        if looking is None or looking.done():
-            if self._is_blind and time.monotonic() < self._probe_at:
-                return
-            looking = self._looking = self._loop.create_task(self._look_safely(), name="ptb_kvpersistence:look")
-            # Who waits for it may be cancelled; nobody else asks for its error.
-            looking.add_done_callback(lambda task: task.cancelled() or task.exception())
-        if not self._is_blind:
-            await asyncio.wait({looking}, timeout=LOOK_TIMEOUT)
-            if looking.done():
-                looking.result()
-            else:
-                self._is_blind = True
-                self._warn(f"no answer within {LOOK_TIMEOUT} s")
-
-    async def _look_safely(self) -> None:
-        began, was_blind = time.monotonic(), self._is_blind
-        try:
-            await self.open()
-            await self._look(PROBE_TIMEOUT if was_blind else LOOK_TIMEOUT)
-        except (KVPersistenceError, OSError, RuntimeError) as error:  # no file handles left, no new threads
-            self._looked_at = time.monotonic()
-            self._probe_at = self._looked_at + PROBE_PAUSE
-            self._is_blind |= self._looked_at - began > CHEAP_FAILURE
-            self._warn(error)
-            return
-        # One that answers slowly is seen late rather than waited for by each update.
-        self._is_blind = time.monotonic() - began > LOOK_TIMEOUT
-        if self._has_warned and not self._is_blind:
-            self._has_warned = False
-            _logger.info("the store can be seen again")
-            if self._retry is not None:
-                self._retry.cancel()
-                self._try_again()
-
-    def _warn(self, reason: object) -> None:
-        level = logging.DEBUG if self._has_warned else logging.WARNING
-        self._has_warned = True
-        _logger.log(level, "cannot see what others changed, memory has to do: %s", reason)
-
-    def _is_fresh(self) -> bool:
-        now = time.monotonic()
-        if now - self._looked_at <= self.max_staleness:
-            return self._pid == os.getpid()
-        token = self.store.backend.peek()
-        if token is None:
-            # Notifications may be as late as a look may be old, so they make no look fresh for longer.
-            token = self.store.backend.peek(self.max_staleness)
-        else:
-            self._looked_at = now if token == self._token else self._looked_at
-        return token is not None and token == self._token
-
-    async def _look(self, timeout: float | None = None) -> None:
-        # The token is older than what is read, so nothing committed in between goes unseen.
-        token = self.store.backend.peek(self.max_staleness)
+    async def _see(self, timeout: float | None) -> None:
+        await self.open()
         await self._perform(self.replica.look(), timeout)
-        self._token, self._looked_at = token, time.monotonic()
+
+    def _recovered(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._try_again()
 
     async def refresh(self, entity: EntityId, live: Any) -> None:
         """Bring one of PTB's objects up to the store, in place. Never raises for I/O or undecodable data."""
@@ -472,13 +398,13 @@ class Keeper:
         self._touched[entity] = state
         if not self._is_watched:
             self._watch_the_end()
-        if not self._is_fresh():
-            await self.look()
+        await self.sight.glance_for(entity.section)
         self.replica.expire(entity, state)
         if state.newer is not None:
             await self._merge_newer(entity, state, live)
         if time.monotonic() - self._captured_at > self._patience:
             self._help_out()
+        self.sight.hook_ended(entity.section)
 
     async def _merge_newer(self, entity: EntityId, state: State, live: Any) -> None:
         if entity in self.replica.in_flight and self._commit_task is not None and self._trouble is None:
@@ -510,8 +436,8 @@ class Keeper:
             await self._commit()
         assert self._lock is not None  # noqa: S101 - made by open
         async with self._lock:
-            if not self._is_fresh():
-                await self._look()
+            if not self.sight.is_fresh():
+                await self.sight.look()
             replica, found = self.replica, {}
             kind = self.host.required_kind(section) if section in SHAREABLE else object
             for count, (id_, state) in enumerate(list(replica.states[section].items())):

@@ -11,7 +11,7 @@ import pytest
 
 from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.errors import DatabaseUnavailableError, ReadOnlyError
-from ptb_kvpersistence.persistence import keeper
+from ptb_kvpersistence.persistence.sight import LOOK_TIMEOUT
 from tests.faults import processes
 from tests.ptb.offline import OfflineBot
 from tests.ptb.remote import KINDS, Remote, remove_server, start_server
@@ -78,7 +78,7 @@ class Talk:
 
     def assert_prompt(self):
         """At most two updates have waited: the one that found out, and one for the first look afterwards."""
-        assert max(self.seconds) < keeper.LOOK_TIMEOUT + PROMPT
+        assert max(self.seconds) < LOOK_TIMEOUT + PROMPT
         assert len([seconds for seconds in self.seconds if seconds > PROMPT]) <= 2, self.seconds
 
 
@@ -130,7 +130,7 @@ async def test_killed_and_started_again_under_load(remote, start):
         await saved(bot)
     await assert_all_there(bot, talk, remote.witness())
     assert sum(seconds > PROMPT for seconds in talk.seconds) <= 6, talk.seconds
-    assert max(talk.seconds) < keeper.LOOK_TIMEOUT + PROMPT
+    assert max(talk.seconds) < LOOK_TIMEOUT + PROMPT
 
 
 async def test_a_dead_server_holds_up_one_update_and_is_told_once(remote, start, caplog):
@@ -360,7 +360,7 @@ async def test_a_node_of_a_cluster_fails_over(tmp_path):
             victim.kill()
             await talk.during(4)
             await saved(bot, 30)
-        assert max(talk.seconds) < keeper.LOOK_TIMEOUT + PROMPT
+        assert max(talk.seconds) < LOOK_TIMEOUT + PROMPT
         assert sum(talk.seconds) < 4, "answers come from memory"
         await bot.save()
         await saved(bot)
@@ -375,4 +375,3 @@ async def test_a_node_of_a_cluster_fails_over(tmp_path):
         await bot.stop()
     finally:
         cluster.kill()
-

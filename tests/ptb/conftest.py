@@ -18,7 +18,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is marked so on every database, and all else on a file."""
     if "database" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("everywhere")
-        kinds = PLACES if marker and "path" not in metafunc.fixturenames else PLACES[:1]
+        kinds: tuple[str, ...] = PLACES if marker and "path" not in metafunc.fixturenames else PLACES[:1]
         if marker and marker.kwargs.get("memory"):
             kinds += (MEMORY,)
         metafunc.parametrize("database", kinds, indirect=True)

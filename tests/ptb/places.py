@@ -41,6 +41,11 @@ class FilePlace(Place):
     def witness(self) -> Witness:
         return Witness(self.location)
 
+    def wipe(self) -> None:
+        """Delete it while nobody uses it."""
+        for path in self.location.parent.glob(f"{self.location.name}*"):
+            path.unlink()
+
     def close(self) -> None:
         """The test's folder goes with the test."""
 
@@ -138,10 +143,13 @@ class PostgresPlace(Place):
         self._witnesses.append(PostgresWitness(self.schema))
         return self._witnesses[-1]
 
+    def wipe(self) -> None:
+        self.schema.drop()
+
     def close(self) -> None:
         for witness in self._witnesses:
             witness.close()
-        self.schema.drop()
+        self.wipe()
 
 
 class ValkeyPlace(Place):
@@ -157,10 +165,13 @@ class ValkeyPlace(Place):
         self._witnesses.append(ValkeyWitness(self.location, self._client, self._prefix))
         return self._witnesses[-1]
 
+    def wipe(self) -> None:
+        valkey.remove(self._client, self._prefix)
+
     def close(self) -> None:
         for witness in self._witnesses:
             witness.close()
-        valkey.remove(self._client, self._prefix)
+        self.wipe()
         self._client.close()
 
 

@@ -365,11 +365,11 @@ async def test_with_nothing_changed_nobody_asks_the_file(start_bot, path, witnes
 async def test_the_three_hooks_of_an_update_share_a_look(start_bot, witness):
     bot = await start_bot()
     persistence = bot.persistence
-    persistence._keeper.max_staleness = 10.0
+    persistence._keeper.sight.max_staleness = 10.0
     await bot.say("x")
     requests = Requests(persistence)
     witness.put("ptb:user_data:1001", "42", {"a": 1})
-    persistence._keeper._looked_at -= 20
+    persistence._keeper.sight.looked_at -= 20
     await bot.say("x")
     await bot.say("x")
     assert requests.kinds == [Changes]

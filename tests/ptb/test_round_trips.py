@@ -117,7 +117,7 @@ async def quiet(bot, made, updates=8):
         del made[:]
         for _ in range(updates):
             await asyncio.sleep(0.05)
-            bot.persistence._keeper._looked_at -= 1
+            bot.persistence._keeper.sight.looked_at -= 1
             await bot.say("x")
         if not made:
             return
@@ -132,7 +132,7 @@ async def test_a_live_channel_that_says_nothing_changed_saves_the_look(remote, s
     await quiet(bot, made)
     remote.witness().put(USERS, "42", {"a": 2})
     for _ in range(100):
-        bot.persistence._keeper._looked_at -= 1
+        bot.persistence._keeper.sight.looked_at -= 1
         await bot.say("x")
         if bot.app.user_data[42] == {"a": 2}:
             break
@@ -143,7 +143,7 @@ async def test_a_live_channel_that_says_nothing_changed_saves_the_look(remote, s
     remote.proxy.cut_all()
     remote.witness().put(USERS, "42", {"a": 3})
     for _ in range(100):
-        bot.persistence._keeper._looked_at -= 1
+        bot.persistence._keeper.sight.looked_at -= 1
         await bot.say("x")
         if bot.app.user_data[42] == {"a": 3}:
             break
