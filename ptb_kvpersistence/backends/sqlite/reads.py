@@ -16,6 +16,7 @@ from ptb_kvpersistence.model import (
     ChangesReply,
     CommitReply,
     Count,
+    DomainInfo,
     KeyRange,
     Page,
     PageReply,
@@ -26,7 +27,7 @@ from ptb_kvpersistence.model import (
 if TYPE_CHECKING:
     import sqlite3
 
-    from ptb_kvpersistence.model import RangeCheck
+    from ptb_kvpersistence.model import ListDomains, RangeCheck
 
     Checks = tuple[VersionCheck | RangeCheck, ...]
 
@@ -83,6 +84,14 @@ class Reads:
         if not counted:
             self.check_store(request.store)
         return counted
+
+    def domains(self, request: ListDomains) -> tuple[DomainInfo, ...]:
+        """List the domains that have a setting."""
+        statement = "SELECT domain, keep FROM domains WHERE store = ? AND keep IS NOT NULL ORDER BY domain"
+        found = tuple(map(DomainInfo._make, self._connection.execute(statement, (request.store,))))
+        if not found:
+            self.check_store(request.store)
+        return found
 
     def changes(self, request: Changes) -> ChangesReply:
         """Read the feed; inside a snapshot."""
