@@ -48,7 +48,7 @@ REQUESTS: dict[str, Callable[[int], Requested[Any]]] = {
     "put": lambda store: Commit(store, (Put("d", "a", b"1"),)),
     "delete": lambda store: Commit(store, (Delete("d", "a"),)),
     "set domain": lambda store: SetDomain(store, "d", 1000),
-    "list domains": lambda store: ListDomains(store),
+    "list domains": ListDomains,
 }
 
 
