@@ -111,9 +111,9 @@ class Reads:
         incarnation, horizon, head = info
         more = len(rows) > request.limit
         changes = list(map(Change._make, rows[: request.limit]))
-        if more:
-            head = changes[-1].version
-        return ChangesReply(changes, max(head, horizon), horizon, incarnation, more)
+        # Also below the horizon a reader gets all that is there, page by page.
+        head = changes[-1].version if more else max(head, horizon)
+        return ChangesReply(changes, head, horizon, incarnation, more)
 
     def failed_checks(self, store: int, checks: Checks, now: int) -> CommitReply | None:
         """Compare what a commit relies on with what is there; inside a snapshot."""
