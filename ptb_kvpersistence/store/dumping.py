@@ -5,16 +5,17 @@ The lines themselves are :mod:`.jsonlines`; how entries get into a database at o
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.errors import DatabaseError
+from ptb_kvpersistence.errors import DatabaseError, StoreNotFoundError
 from ptb_kvpersistence.model import Address, Delete, DomainInfo, GetMany, ListDomains, Put
 from ptb_kvpersistence.store import jsonlines
 from ptb_kvpersistence.store.jsonlines import Begin, End
 from ptb_kvpersistence.store.paging import BATCH, BATCH_BYTES, COPY, Pages, add_up, head_of, is_alive
-from ptb_kvpersistence.store.staging import begin, drop, finish, settle, swap, write
+from ptb_kvpersistence.store.staging import begin, drop, settle, swap, write
 from ptb_kvpersistence.store.tally import Tally
 from ptb_kvpersistence.store.transfer import Moved, Step
 
@@ -61,7 +62,7 @@ def dump(
         fraction = (reply.head - first) / max(1, start - first) if reply.more else 1.0
         report(Step(store.name, "exporting", min(1.0, fraction), entries))
     put_line(jsonlines.end_line(store.name, tally.total))
-    return Moved(store.name, entries, tally.total.digest)
+    return Moved(store.name, tally.stored.entries, tally.stored.digest)
 
 
 class Section(NamedTuple):
@@ -104,9 +105,8 @@ class Load:
             StoreInUseError: Bots are attached to a store that would be replaced.
             DatabaseError: What was written is not what is in the file, or the database cannot be used.
         """
-        for name, section in self._sections.items():
-            origin = f"lines {section.digest}"
-            self._stagings[name] = yield from begin(name, origin, overwrite=self._overwrite, resume=False)
+        origins = {name: f"lines {section.digest}" for name, section in self._sections.items()}
+        self._stagings = yield from begin(origins, overwrite=self._overwrite, resume=False)
         moved = {name: Moved(name, 0, "") for name in self._stagings}
         for line in lines:
             staging = self._stagings.get(line.store) if isinstance(line, Begin) else None
@@ -114,18 +114,15 @@ class Load:
                 domains, tally = yield from self._fill(staging, lines)
                 moved[staging.name] = yield from self._compare(staging, tally)
                 yield from settle(staging.info, domains)
-        for staging in self._stagings.values():
-            if not staging.is_done:
-                yield from swap(staging, overwrite=self._overwrite)
-        for staging in self._stagings.values():
-            yield from finish(staging)
+        yield from swap(self._stagings, overwrite=self._overwrite)
         return list(moved.values())
 
     def discard(self) -> Generator[Requested[Any], Any, None]:
         """Throw away what was written by an attempt that failed."""
         for staging in self._stagings.values():
             if not staging.is_done:
-                yield from drop(staging)
+                with suppress(StoreNotFoundError):  # thrown away already
+                    yield from drop(staging)
 
     def _fill(
         self, staging: Staging, lines: Iterator[Line]

@@ -18,6 +18,8 @@ BATCH: Final = 1000
 """Changes that are read, and written in one commit, at most."""
 BATCH_BYTES: Final = 4 << 20
 """About how many bytes of values that should be at most."""
+_FIRST: Final = 8
+"""Changes that are read first, while it is not known how large values are."""
 _NO_VERSION: Final = 2**62
 
 
@@ -31,7 +33,7 @@ class Pages:
 
     def __init__(self, store: int, cursor: int = 0) -> None:
         self._store = store
-        self._limit = BATCH // 10
+        self._limit = min(_FIRST, BATCH)
         self.cursor = cursor
         self.more = True
 

@@ -5,8 +5,8 @@ modules that use this.
 
 While it is written, the store is called ``ptb:copy:NAME``, and its entry ``progress`` in the domain ``ptb:copy`` says
 what it is a copy of and how far it is; each batch writes that entry too, in the same commit. A store that it replaces
-is called ``ptb:replaced:NAME`` until it is deleted. The entry ``progress`` goes last, so that whoever begins again after
-any of the steps finds out which are left.
+is called ``ptb:replaced:NAME`` until it is deleted. The entry ``progress`` goes last, so that whoever begins again
+after any of the steps finds out which are left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ptb_kvpersistence.backends.base import in_use
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.codec import dumps, loads
-from ptb_kvpersistence.errors import ConfigurationError, ConflictError, DecodeError, StoreExistsError
+from ptb_kvpersistence.errors import (
+    ConfigurationError,
+    ConflictError,
+    DecodeError,
+    StoreExistsError,
+    StoreNotFoundError,
+)
 from ptb_kvpersistence.model import (
     MAX_KEY_BYTES,
     RESERVED_PREFIX,
@@ -39,7 +45,7 @@ from ptb_kvpersistence.model import (
 from ptb_kvpersistence.store.paging import COPY, Pages, is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Mapping
 
     from ptb_kvpersistence.model import DomainInfo, Record, Requested, StoreInfo
 
@@ -58,12 +64,14 @@ class Progress(NamedTuple):
         cursor: All changes of the origin up to this version are in the copy.
         start: The origin's highest version when the copy was begun; what was deleted before was never copied.
         copied: How many changes were written.
+        together: Names of the stores that get their names at the same time; empty until they do.
     """
 
     origin: str
     cursor: int = 0
     start: int = -1
     copied: int = 0
+    together: tuple[str, ...] = ()
 
 
 @dataclass
@@ -85,29 +93,66 @@ class Staging:
     is_done: bool = False
 
 
-def begin(name: str, origin: str, *, overwrite: bool, resume: bool) -> Generator[Requested[Any], Any, Staging]:
-    """Find, or make, the store to write to; put right what an attempt that was broken off has left.
+def begin(
+    origins: Mapping[str, str], *, overwrite: bool, resume: bool
+) -> Generator[Requested[Any], Any, dict[str, Staging]]:
+    """Find, or make, the stores to write to; put right what an attempt that was broken off has left.
 
     Args:
-        name: Name of the store.
-        origin: Identity of what is to be copied.
-        overwrite: Whether a store of that name with entries may be replaced.
-        resume: Whether a copy of the same origin is gone on with; else it is begun anew.
+        origins: By name of store the identity of what is to be copied.
+        overwrite: Whether stores of these names with entries may be replaced.
+        resume: Whether copies of the same origins are gone on with; else they are begun anew.
+
+    Returns:
+        By name of store.
 
     Raises:
-        ConfigurationError: There is a store of that name with entries, and ``overwrite`` is false.
+        ConfigurationError: There is a store of one of the names with entries, and ``overwrite`` is false.
         StoreInUseError: Bots are attached to it.
     """
     stores = {info.name: info for info in (yield ListStores())}
-    final, staged = stores.get(name), stores.get(_hidden(STAGED, name))
-    if final is not None:
-        progress, version = yield from _read_progress(final)
-        if progress is not None and progress.origin == origin:
-            return Staging(name, final, progress, version, is_done=True)
-    if (replaced := stores.get(_hidden(REPLACED, name))) is not None:
-        final = yield from _put_back(replaced, name, final)
-    if final is not None:
-        yield from _check_replaceable(final, overwrite=overwrite)
+    stagings: dict[str, Staging] = {}
+    for name in origins.keys() & stores.keys():
+        progress, version = yield from _read_progress(stores[name])
+        if progress is not None and progress.origin == origins[name]:
+            stagings[name] = Staging(name, stores[name], progress, version, is_done=True)
+    tidied = {name for staging in stagings.values() for name in staging.progress.together}
+    for name in (tidied & origins.keys() & stores.keys()) - stagings.keys():
+        if _hidden(STAGED, name) not in stores:
+            stagings[name] = Staging(name, stores[name], Progress(origins[name]), is_done=True)
+    left = [name for name in origins if name not in stagings]
+    for name in left:
+        yield from _make_way(name, stores, overwrite=overwrite)
+    for name in left:
+        staged = stores.get(_hidden(STAGED, name))
+        stagings[name] = yield from _stage(name, origins[name], staged, resume=resume)
+    return {name: stagings[name] for name in origins}
+
+
+def _make_way(name: str, stores: Mapping[str, StoreInfo], *, overwrite: bool) -> Generator[Requested[Any], Any, None]:
+    """Refuse to replace what has to stay, after giving back its name where an attempt took it away."""
+    final, replaced = stores.get(name), stores.get(_hidden(REPLACED, name))
+    if replaced is not None:
+        if final is not None:
+            message = (
+                f"a copy was broken off before, and a store {name!r} was made since; the one that was to be replaced "
+                f"is there as {replaced.name!r}: rename or delete one of them"
+            )
+            raise ConfigurationError(message)
+        yield RenameStore(replaced.name, name)
+        final = replaced
+    if final is None:
+        return
+    if not overwrite and (yield from has_entries(final)):
+        raise _refused(name)
+    bots = tuple(info.name for info in (yield ListBots(final.id)) if info.is_attached)
+    if bots:
+        raise in_use(name, bots)
+
+
+def _stage(
+    name: str, origin: str, staged: StoreInfo | None, *, resume: bool
+) -> Generator[Requested[Any], Any, Staging]:
     if staged is not None:
         progress, version = yield from _read_progress(staged)
         if resume and progress is not None and progress.origin == origin:
@@ -137,16 +182,14 @@ def write(
     Raises:
         ConflictError: Another process goes on with the same copy.
     """
-    text = dumps(progress._asdict())
-    reply = yield Commit(
-        staging.info.id,
-        (*mutations, Put(*_PROGRESS, text)),
-        (VersionCheck(*_PROGRESS, staging.version),),
-        durable=durable,
-    )
+    puts = (*mutations, Put(*_PROGRESS, dumps(progress._asdict())))
+    check = VersionCheck(*_PROGRESS, staging.version)
+    try:
+        reply = yield Commit(staging.info.id, puts, (check,), durable=durable)
+    except StoreNotFoundError as error:
+        raise _contended(staging.name) from error
     if not reply.is_committed:
-        message = f"somebody else is writing the same copy of store {staging.name!r}; wait until that has ended"
-        raise ConflictError(message)
+        raise _contended(staging.name)
     staging.progress, staging.version = progress, reply.versions[-1]
 
 
@@ -162,14 +205,25 @@ def settle(store: StoreInfo, domains: Iterable[DomainInfo]) -> Generator[Request
             yield SetDomain(store.id, domain, wanted.get(domain))
 
 
-def swap(staging: Staging, *, overwrite: bool) -> Generator[Requested[Any], Any, None]:
-    """Give the store its name; one that has it is kept under another name until :func:`finish`.
+def swap(stagings: Mapping[str, Staging], *, overwrite: bool) -> Generator[Requested[Any], Any, None]:
+    """Give the stores their names, and delete those that had them.
 
     Raises:
         ConfigurationError: There is a store of that name with entries by now, and ``overwrite`` is false.
         StoreInUseError: Bots are attached to it.
         StoreExistsError: Somebody made another one at the same moment.
     """
+    together = tuple(stagings)
+    left = [staging for staging in stagings.values() if not staging.is_done]
+    for staging in left:
+        yield from write(staging, (), staging.progress._replace(together=together), durable=True)
+    for staging in left:
+        yield from _rename(staging, overwrite=overwrite)
+    for staging in stagings.values():
+        yield from _tidy_up(staging)
+
+
+def _rename(staging: Staging, *, overwrite: bool) -> Generator[Requested[Any], Any, None]:
     name, replaced = staging.name, _hidden(REPLACED, staging.name)
     final = next((info for info in (yield ListStores()) if info.name == name), None)
     if final is not None:
@@ -187,8 +241,7 @@ def swap(staging: Staging, *, overwrite: bool) -> Generator[Requested[Any], Any,
     staging.is_done = True
 
 
-def finish(staging: Staging) -> Generator[Requested[Any], Any, None]:
-    """Tidy up: delete the store that was replaced, and the entry that says how far the copy is."""
+def _tidy_up(staging: Staging) -> Generator[Requested[Any], Any, None]:
     replaced = _hidden(REPLACED, staging.name)
     if any(info.name == replaced for info in (yield ListStores())):
         yield DeleteStore(replaced)
@@ -222,23 +275,8 @@ def _read_progress(store: StoreInfo) -> Generator[Requested[Any], Any, tuple[Pro
         return None, record.version
 
 
-def _put_back(replaced: StoreInfo, name: str, final: StoreInfo | None) -> Generator[Requested[Any], Any, StoreInfo]:
-    if final is not None:
-        message = (
-            f"a copy was broken off before, and a store {name!r} was made since; the one that was to be replaced is "
-            f"there as {replaced.name!r}: rename or delete one of them"
-        )
-        raise ConfigurationError(message)
-    yield RenameStore(replaced.name, name)
-    return replaced._replace(name=name)
-
-
-def _check_replaceable(final: StoreInfo, *, overwrite: bool) -> Generator[Requested[Any], Any, None]:
-    if not overwrite and (yield from has_entries(final)):
-        raise _refused(final.name)
-    bots = tuple(info.name for info in (yield ListBots(final.id)) if info.is_attached)
-    if bots:
-        raise in_use(final.name, bots)
+def _contended(name: str) -> ConflictError:
+    return ConflictError(f"somebody else is writing a copy of store {name!r} there; wait until that has ended")
 
 
 def _refused(name: str) -> ConfigurationError:

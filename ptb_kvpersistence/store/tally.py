@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _MODULUS: Final = 1 << 256
 SKEW: Final = 60_000
 """Milliseconds by which clocks may differ; what expires that soon is there or not, by whoever is asked."""
+_LASTING: Final = 0
+_OTHERS: Final = -1
 
 
 class Sum(NamedTuple):
@@ -49,16 +51,16 @@ class Tally:
 
     def add(self, entry: Change | Put, times: int = 1) -> None:
         """Add an entry, or take it away again (``times=-1``)."""
-        left = 0 if entry.expires_at is None else max(1, (entry.expires_at - self.at).bit_length())
+        left = _LASTING if entry.expires_at is None else max(1, (entry.expires_at - self.at).bit_length())
         self._add(left, _entry_hash(entry), times)
 
     def add_deletion(self, domain: str, key: str) -> None:
         """Add the deletion of an entry."""
-        self._add(0, _hash(f"{_sizes(domain, key)}-1:-:-:", domain, key), 1)
+        self._add(_OTHERS, _hash(f"{_sizes(domain, key)}-1:-:-:", domain, key), 1)
 
     def add_setting(self, domain: str, keep: int) -> None:
         """Add a domain's setting."""
-        self._add(0, _hash(f"keep:{len(domain.encode())}:{keep}:", domain), 1)
+        self._add(_OTHERS, _hash(f"keep:{len(domain.encode())}:{keep}:", domain), 1)
 
     def _add(self, group: int, number: int, times: int) -> None:
         added = self._sums.setdefault(group, [0, 0])
@@ -70,10 +72,19 @@ class Tally:
         """All that was added."""
         return _summed(self._sums.values())
 
+    @property
+    def stored(self) -> Sum:
+        """All entries that were added, without settings and deletions."""
+        return _summed(each for left, each in self._sums.items() if left != _OTHERS)
+
     def lasting(self, now: int) -> Sum:
-        """All that was added, but for what has expired by ``now``, or might have by another clock."""
+        """All entries that were added, but for those that have expired by ``now``, or might have by another clock."""
         until = now - self.at + SKEW
-        return _summed(each for left, each in self._sums.items() if not left or (1 << (left - 1)) > until)
+        return _summed(
+            each
+            for left, each in self._sums.items()
+            if left == _LASTING or (left > _LASTING and (1 << (left - 1)) > until)
+        )
 
 
 def _summed(sums: Iterable[list[int]]) -> Sum:

@@ -16,7 +16,7 @@ from ptb_kvpersistence.errors import ConfigurationError, ConflictError, Database
 from ptb_kvpersistence.model import Delete, DeleteStore, ListDomains, ListStores, OpenStore, Put, check_name
 from ptb_kvpersistence.store.operations import drive
 from ptb_kvpersistence.store.paging import COPY, Pages, add_up, has_changed, head_of, is_alive
-from ptb_kvpersistence.store.staging import STAGED, Staging, begin, drop, finish, restart, settle, swap, write
+from ptb_kvpersistence.store.staging import STAGED, Staging, begin, drop, restart, settle, swap, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -142,20 +142,19 @@ class Copy:
             DatabaseError: The copy is not like its source, or one of the databases cannot be used.
         """
         infos = yield from self._chosen()
+        if not infos:
+            return []
         yield from self._refuse_itself(infos)
-        pairs = []
-        for info in infos:
-            operation = begin(info.name, info.incarnation, overwrite=self._overwrite, resume=True)
-            pairs.append(_Pair(info, (yield from at(Side.TARGET, operation))))
+        origins = {info.name: info.incarnation for info in infos}
+        stagings = yield from at(Side.TARGET, begin(origins, overwrite=self._overwrite, resume=True))
+        pairs = [_Pair(info, stagings[info.name]) for info in infos]
         yield from self._bring_up([pair for pair in pairs if not pair.staging.is_done])
         for pair in pairs:
             if not pair.staging.is_done:
                 domains = yield Asked(Side.SOURCE, ListDomains(pair.source.id))
                 kept = [info for info in domains if info.domain != COPY]
                 yield from at(Side.TARGET, settle(pair.staging.info, kept))
-                yield from at(Side.TARGET, swap(pair.staging, overwrite=self._overwrite))
-        for pair in pairs:
-            yield from at(Side.TARGET, finish(pair.staging))
+        yield from at(Side.TARGET, swap(stagings, overwrite=self._overwrite))
         return [
             Moved(pair.source.name, pair.staging.progress.copied, "")
             if pair.total is None
