@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.errors import DatabaseError, StoreNotFoundError
 from ptb_kvpersistence.model import Address, Delete, DomainInfo, GetMany, ListDomains, Put
-from ptb_kvpersistence.store import jsonlines
+from ptb_kvpersistence.store import jsonlines, paging
 from ptb_kvpersistence.store.jsonlines import Begin, End
-from ptb_kvpersistence.store.paging import BATCH, BATCH_BYTES, COPY, Pages, add_up, head_of, is_alive
+from ptb_kvpersistence.store.paging import COPY, Pages, add_up, head_of, is_alive
 from ptb_kvpersistence.store.staging import begin, drop, settle, swap, write
 from ptb_kvpersistence.store.tally import Tally
 from ptb_kvpersistence.store.transfer import Moved, Step
@@ -137,7 +137,7 @@ class Load:
             elif isinstance(line, (Put, Delete)):
                 batch[Address(line.domain, line.key)] = line
                 size += len(line.value) if isinstance(line, Put) else 0
-            if len(batch) >= BATCH or size >= BATCH_BYTES:
+            if len(batch) >= paging.BATCH or size >= paging.BATCH_BYTES:
                 yield from self._write(staging, batch, tally, done)
                 batch, size = {}, 0
         yield from self._write(staging, batch, tally, done, durable=True)

@@ -86,7 +86,8 @@ def entry_line(domain: str, key: str, value: bytes, ttl: int | None, expires_at:
 
 def _value_field(value: bytes) -> bytes:
     try:
-        if dumps(loads(value)) == value:
+        # Inside of something, since what is nested as deeply as can be is too deep in a line.
+        if dumps([loads(value)])[1:-1] == value:
             return b',"value":' + value
     except (DecodeError, EncodeError):
         pass

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from contextlib import closing
+from pathlib import Path
 
 from ptb_kvpersistence.backends.memory.engine import named_engine
 from ptb_kvpersistence.backends.urls import open_backend
@@ -89,8 +89,10 @@ def held(location):
 
 def file_of(path):
     """All rows of an SQLite file, whatever their meaning."""
-    assert os.path.exists(path)
+    assert Path(path).exists()
     with closing(sqlite3.connect(path)) as connection:
         connection.text_factory = bytes
-        tables = [name.decode() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            name.decode() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in sorted(tables)}

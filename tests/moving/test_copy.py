@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sqlite3
 import tracemalloc
 from contextlib import closing
@@ -31,7 +30,7 @@ from ptb_kvpersistence.model import (
     SetDomain,
     Sweep,
 )
-from ptb_kvpersistence.store import paging, transfer
+from ptb_kvpersistence.store import paging
 from ptb_kvpersistence.store.transfer import Copy, drive_both
 from tests.moving.content import DAY, VALUES, file_of, fill, held
 
@@ -70,9 +69,9 @@ class Between:
 
 
 def copy(source, target, **options):
-    with closing(open_backend(source) if isinstance(source, str) else source) as original:
-        with closing(open_backend(target) if isinstance(target, str) else target) as backend:
-            return drive_both(Copy("the source", "the target", **options).run(), original, backend)
+    backends = [open_backend(each) if isinstance(each, str) else each for each in (source, target)]
+    with closing(backends[0]) as original, closing(backends[1]) as backend:
+        return drive_both(Copy("the source", "the target", **options).run(), original, backend)
 
 
 # --- all of it ---
@@ -366,6 +365,21 @@ def test_the_store_that_was_to_be_replaced_comes_back(tmp_path):
     assert held(target) == held(source)
 
 
+def test_settings_do_not_reach_entries_that_come_after_them(source, target):
+    """A copy that got its settings, and then not its name, is gone on with."""
+    with pytest.raises(DatabaseFullError):
+        copy(source, Between(target, before=failing_at(RenameStore, 1)))
+    assert held(target)["ptb:copy:shop"][1]["kept"] == 30 * DAY
+    with closing(open_backend(source)) as backend:
+        shop = backend.perform(OpenStore("shop")).id
+        backend.perform(SetDomain(shop, "kept", None))
+        backend.perform(Commit(shop, (Put("kept", "for ever", b"1"),)))
+        backend.perform(SetDomain(shop, "kept", DAY))
+    copy(source, target)
+    assert held(target) == held(source)
+    assert held(target)["shop"][0]["kept", "for ever"] == (b"1", None, None)
+
+
 def test_two_at_once_do_not_mix(tmp_path, source, target, monkeypatch):
     monkeypatch.setattr(paging, "BATCH", 10)
 
@@ -572,5 +586,3 @@ def test_a_request_that_fails_once_is_told_as_it_is(tmp_path, backend, monkeypat
         assert "no space left" in run("copy", source, target, code=1).stderr
     run("copy", source, target)
     assert held(target) == held(source)
-
-
