@@ -153,7 +153,7 @@ class Feed(Suite):
     ) -> None:
         """Who reads a store from its beginning goes through versions below the horizon."""
         for number in range(9):
-            await put(**{f"k{number}": b"1"})
+            await put("d", **{f"k{number}": b"1"})
         await backend.perform(Commit(store, (Delete("d", "k3"),)))
         place.pass_time(LIFETIME + 1)
         await backend.perform(Sweep())

@@ -380,20 +380,21 @@ def test_settings_do_not_reach_entries_that_come_after_them(source, target):
     assert held(target)["shop"][0]["kept", "for ever"] == (b"1", None, None)
 
 
-def test_two_at_once_do_not_mix(tmp_path, source, target, monkeypatch):
+@pytest.mark.parametrize("moment", [0, 8])
+def test_two_at_once_do_not_mix(tmp_path, source, target, monkeypatch, moment):
     monkeypatch.setattr(paging, "BATCH", 10)
 
     def before(request):
-        if isinstance(request, Commit) and len(first.requests) > 20 and not done:
+        if isinstance(request, Commit) and len(first.requests) > moment and not done:
             done.append(True)
             with pytest.raises(DatabaseFullError):
-                copy(source, Between(target, before=failing_at(Commit, 3)))
+                copy(source, Between(target, before=failing_at(Commit, 3)), stores=["shop"])
         return request
 
     done: list[bool] = []
     first = Between(target, before=before)
     with pytest.raises(ConflictError, match="somebody else"):
-        copy(source, first)
+        copy(source, first, stores=["shop"])
     copy(source, target)
     assert held(target) == held(source)
 
