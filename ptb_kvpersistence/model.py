@@ -156,8 +156,8 @@ class Put(NamedTuple):
 
     Attributes:
         ttl: Milliseconds to live from the write on, by the database's clock; kept for later writes and touching.
-        expires_at: Absolute time in milliseconds since the epoch, where no ``ttl`` is given. With neither, the
-            domain's setting decides.
+        expires_at: Absolute time in milliseconds since the epoch. With both, the entry expires then, and the ``ttl`` is
+            kept for later writes. With neither, the domain's setting decides.
     """
 
     domain: str
@@ -345,6 +345,20 @@ class SetDomain(Requested[None]):
     store: int
     domain: str
     keep: int | None
+
+
+class DomainInfo(NamedTuple):
+    """The setting of a domain: for how many milliseconds its entries are kept."""
+
+    domain: str
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListDomains(Requested["tuple[DomainInfo, ...]"]):
+    """List the domains of a store that have a setting, by name in code point order."""
+
+    store: int
 
 
 @dataclass(frozen=True, slots=True)
