@@ -13,7 +13,7 @@ else:
     from pip._vendor import tomli as tomllib
 
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[\w,-]+\])?(?:>=(?P<lowest>[\w.]+)(?:,<[\w.]+)?)?")
-EXTRAS = ("cli", "server", "testing", "test")
+EXTRAS = ("cli", "postgres", "redis", "server", "testing", "test")
 
 
 def lowest_pins(project: dict[str, Any]) -> list[str]:

@@ -18,6 +18,8 @@
     |-- StoreClosedError (RuntimeError)        the database was closed
     `-- DatabaseError (OSError)                the database cannot be used
         |-- BusyError (TimeoutError)           locked by somebody else for too long
+        |-- DatabaseUnavailableError           the server cannot be reached, or does not answer
+        |-- OutcomeUnknownError                the reply never came; it may have been applied
         |-- ReadOnlyError (PermissionError)    the file or its folder cannot be written
         |-- DatabaseFullError                  no space left
         |-- CorruptDatabaseError               not a database of ours, or damaged
@@ -189,6 +191,14 @@ class DatabaseError(KVPersistenceError, OSError):
 
 class BusyError(DatabaseError, TimeoutError):
     """Somebody else held the database's lock for longer than the deadline; nothing was written."""
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The server cannot be reached, or does not answer in time; nothing was written."""
+
+
+class OutcomeUnknownError(DatabaseError):
+    """The connection broke before the reply came; the commit may have been applied, or not."""
 
 
 class ReadOnlyError(DatabaseError, PermissionError):

@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from tests.servers import valkey
+
+pytest_plugins = ["tests.servers.postgres"]
+
 if sys.version_info < (3, 12):
 
     @pytest.fixture(autouse=True)
@@ -19,3 +23,21 @@ if sys.version_info < (3, 12):
         yield
         if loop is not None:
             asyncio.set_event_loop(loop)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory):
+    """A durable Valkey server, or the one that KV_TEST_REDIS_URL names."""
+    server = valkey.single(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(tmp_path_factory):
+    """Three Valkey masters."""
+    cluster = valkey.Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield cluster.start()
+    finally:
+        cluster.kill()

@@ -151,19 +151,26 @@ def lifetime(put: Put, now: int, keep: int | None) -> tuple[int | None, int | No
     return ttl, None if ttl is None else now + ttl
 
 
-def pauses(timeout: float) -> Iterator[float]:
+LONGEST_PAUSE: Final = 0.05
+"""Seconds between two attempts of one among many who wait."""
+
+LONGEST_PAUSE_IN_TURN: Final = 0.001
+"""Seconds between two attempts of the one whose turn it is."""
+
+
+def pauses(timeout: float, longest: float = LONGEST_PAUSE) -> Iterator[float]:
     """Yield the pauses between attempts until ``timeout`` seconds have passed; they grow and carry jitter."""
     deadline = time.monotonic() + timeout
     pause = 0.0005
     while (left := deadline - time.monotonic()) > 0:
         # The jitter keeps waiters from coming back in step; no secret depends on it.
         yield min(left, pause * random.uniform(0.5, 1.5))  # noqa: S311
-        pause = min(pause * 1.5, 0.05)
+        pause = min(pause * 1.5, longest)
 
 
-def retry_busy(attempt: Callable[[], Any], timeout: float) -> Any:
+def retry_busy(attempt: Callable[[], Any], timeout: float, longest: float = LONGEST_PAUSE) -> Any:
     """Call ``attempt`` until it no longer raises BusyError or the time is up."""
-    for pause in pauses(timeout):
+    for pause in pauses(timeout, longest):
         try:
             return attempt()
         except BusyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -11,20 +12,30 @@ from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ptb_kvpersistence.backends.base import AsyncBackend, Backend
 
-_LATER = ("postgresql", "postgres", "redis", "rediss")
+_POSTGRES = ("postgresql", "postgres")
+_REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 
 
 class Target(NamedTuple):
-    """What a path or URL names: the kind of database, and its path (SQLite) or name (memory)."""
+    """What a path or URL names: the kind of database, and its path (SQLite), name (memory) or URL (servers)."""
 
     kind: str
     path: str
 
+    def __repr__(self) -> str:
+        return f"<Target {self.kind}>"  # a URL may hold a password
+
 
 def parse(location: object) -> Target:
-    """Parse a path, or a URL ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory:`` or ``memory:name``.
+    """Parse a path, or a URL.
+
+    URLs are ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory:``, ``memory:name``,
+    ``postgresql://user:password@host:port/database``, ``redis://host``, ``rediss://host`` and
+    ``redis+cluster://host``; those of servers are taken as they are.
 
     Raises:
         ConfigurationError: It is none of these, or a kind that this version does not support.
@@ -40,12 +51,14 @@ def parse(location: object) -> Target:
         return Target("memory", location[len("memory:") :].strip("/"))
     if location.startswith("sqlite:"):
         return Target("sqlite", _sqlite_path(location))
-    scheme = urlsplit(location).scheme if "://" in location else ""
-    if scheme in _LATER:
-        message = f"{scheme}:// databases are not supported by this version; use an SQLite file"
-        raise ConfigurationError(message)
+    scheme = location.partition("://")[0].lower() if "://" in location else ""
+    if scheme in _POSTGRES:
+        return Target("postgres", location)
+    if scheme in _REDIS:
+        return Target("redis", location)
     if scheme:
-        message = f"{scheme}:// is no kind of database known here; use a path, sqlite:///file.db or memory:"
+        known = "use a path, sqlite:///file.db, postgresql://, redis:// or memory:"
+        message = f"{scheme}:// is no kind of database known here; {known}"
         raise ConfigurationError(message)
     return Target("sqlite", _absolute(location))
 
@@ -63,6 +76,18 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
+@contextmanager
+def _extra(extra: str, driver: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        # psycopg without its binary part, or without libpq, raises an ImportError of its own.
+        if (error.name or driver).split(".")[0].startswith(driver) or error.name is None:
+            message = f'{extra} databases need a driver: pip install "ptb_kvpersistence[{extra}]" ({error})'
+            raise ConfigurationError(message) from error
+        raise
+
+
 def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backend:
     """Make the backend of the sync face; nothing is opened before the first request."""
     target = parse(location)
@@ -70,6 +95,16 @@ def open_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) -> Backe
         from ptb_kvpersistence.backends.memory import MemoryBackend
 
         return MemoryBackend(target.path, timeout=timeout)
+    if target.kind == "postgres":
+        with _extra("postgres", "psycopg"):
+            from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
+
+        return PostgresBackend(target.path, timeout=timeout)
+    if target.kind == "redis":
+        with _extra("redis", "redis"):
+            from ptb_kvpersistence.backends.redis.sync import RedisBackend
+
+        return RedisBackend(target.path, timeout=timeout)
     from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
 
     return SQLiteBackend(target.path, timeout=timeout)
@@ -82,6 +117,16 @@ def open_async_backend(location: object, *, timeout: float = DEFAULT_TIMEOUT) ->
         from ptb_kvpersistence.backends.memory import AsyncMemoryBackend
 
         return AsyncMemoryBackend(target.path, timeout=timeout)
+    if target.kind == "postgres":
+        with _extra("postgres", "psycopg"):
+            from ptb_kvpersistence.backends.postgres.aio import AsyncPostgresBackend
+
+        return AsyncPostgresBackend(target.path, timeout=timeout)
+    if target.kind == "redis":
+        with _extra("redis", "redis"):
+            from ptb_kvpersistence.backends.redis.aio import AsyncRedisBackend
+
+        return AsyncRedisBackend(target.path, timeout=timeout)
     from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 
     return AsyncSQLiteBackend(target.path, timeout=timeout)

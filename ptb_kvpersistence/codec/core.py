@@ -17,7 +17,7 @@ from ptb_kvpersistence.codec.place import Fault
 from ptb_kvpersistence.codec.plain import is_plain
 from ptb_kvpersistence.codec.registry import Registry
 from ptb_kvpersistence.codec.tags import CLASS_TAGS
-from ptb_kvpersistence.codec.text import OPTIONS, Tree, dumps, loads
+from ptb_kvpersistence.codec.text import OPTIONS, Tree, dumps, is_shallow, loads
 from ptb_kvpersistence.errors import ConfigurationError, DecodeError, EncodeError
 
 _ATTEMPTS: Final = 5
@@ -93,6 +93,11 @@ class Codec:
         Raises:
             DecodeError: It is no valid JSON, has unknown tags or classes, or payloads that do not fit.
         """
+        if type(text) is bytes and b"$" not in text and b"\\" not in text and is_shallow(text):
+            try:
+                return orjson.loads(text)
+            except ValueError:
+                pass  # for the long way to tell what it is
         tree = loads(text, place)
         # Every tag has a "$", or a backslash where another writer escaped it; one character is found quickest.
         if isinstance(text, str):

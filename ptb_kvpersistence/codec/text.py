@@ -17,6 +17,8 @@ Tree: TypeAlias = Any
 """A JSON value as Python objects; a recursive type would cost a cast at every step."""
 
 _SAFE_BRACKETS: Final = 250
+_BYTES_PER_DICT: Final = 5
+"""Each takes ``{"":}`` at the least, so that a short text cannot hold many."""
 OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 """orjson writes these classes in its own way unless told to leave them alone."""
 
@@ -64,7 +66,7 @@ def loads(text: bytes | str, place: str = "value") -> Tree:
         position = getattr(error, "pos", 0)
         reason = f"not valid JSON: {getattr(error, 'msg', 'bad text')} at position {position}; was it changed by hand?"
         raise DecodeError(place=place, reason=reason) from None
-    if _may_be_deep(text):
+    if not is_shallow(text):
         try:
             orjson.dumps(tree)
         except TypeError:
@@ -72,7 +74,9 @@ def loads(text: bytes | str, place: str = "value") -> Tree:
     return tree
 
 
-def _may_be_deep(text: bytes | str) -> bool:
-    if isinstance(text, str):
-        return text.count("[") + text.count("{") > _SAFE_BRACKETS
-    return text.count(b"[") + text.count(b"{") > _SAFE_BRACKETS
+def is_shallow(text: bytes | str) -> bool:
+    """Tell whether a text surely holds nothing that is nested too deeply, without parsing it."""
+    lists = text.count("[") if isinstance(text, str) else text.count(b"[")
+    if lists + len(text) // _BYTES_PER_DICT <= _SAFE_BRACKETS:
+        return True
+    return lists + (text.count("{") if isinstance(text, str) else text.count(b"{")) <= _SAFE_BRACKETS

@@ -70,14 +70,24 @@ class Orphan:
 
 def folders(store: AsyncStore) -> list[Path]:
     """List where a rescue file of this store may lie, the best place first."""
-    name = store.backend.name
-    found = [] if ":" in Path(name).name else [Path(name).parent]
+    place = _place(store)
+    found = [] if _is_url(place) else [Path(place).parent]
     state = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".local" / "state"
     return [*found, Path(state) / "ptb_kvpersistence"]
 
 
-def _stem(store: AsyncStore) -> str:
+def _place(store: AsyncStore) -> str:
+    # Whatever way a file is spelled or linked to, its rescue file is found.
     name = store.backend.name
+    return name if _is_url(name) else os.path.realpath(name)
+
+
+def _is_url(name: str) -> bool:
+    return "://" in name or name.startswith("memory:")
+
+
+def _stem(store: AsyncStore) -> str:
+    name = _place(store)
     digest = hashlib.sha256(f"{name}\n{store.name}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
     readable = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in Path(name).name)[:60]
     return f"{readable}.{digest}."

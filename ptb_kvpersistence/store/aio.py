@@ -83,6 +83,8 @@ class AsyncStore:
         return AsyncStore(backend, self._handle, self._scope.domain, self._scope.settings)
 
     async def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
+        if ambient.current.get() is None and not leases.held:
+            return await drive_async(operation, self._backend.perform)
         inside = ambient.find(self.key, self._handle.info)
         perform = self._backend.perform if inside is None else inside.view.backend.perform
         return await drive_async(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)

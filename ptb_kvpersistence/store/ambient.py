@@ -43,7 +43,7 @@ class Ambient(NamedTuple):
     outer: Ambient | None
 
 
-_current: ContextVar[Ambient | None] = ContextVar("ptb_kvpersistence_transaction", default=None)
+current: ContextVar[Ambient | None] = ContextVar("ptb_kvpersistence_transaction", default=None)
 
 
 def owner() -> tuple[int, int, object]:
@@ -57,7 +57,7 @@ def owner() -> tuple[int, int, object]:
 
 def find(key: tuple[object, str], info: StoreInfo | None = None) -> Ambient | None:
     """Find the open transaction of this caller on a store; ``info`` tells apart stores that had one name in turn."""
-    ambient = _current.get()
+    ambient = current.get()
     if ambient is None:
         return None
     caller = owner()
@@ -70,16 +70,16 @@ def find(key: tuple[object, str], info: StoreInfo | None = None) -> Ambient | No
 
 def enter(key: tuple[object, str], buffer: Buffer, view: Any) -> Token[Ambient | None]:
     """Make a transaction the ambient one of this caller."""
-    return _current.set(Ambient(key, owner(), buffer, view, _current.get()))
+    return current.set(Ambient(key, owner(), buffer, view, current.get()))
 
 
 def leave(token: Token[Ambient | None]) -> None:
     """Undo :func:`enter`."""
     try:
-        _current.reset(token)
+        current.reset(token)
     except ValueError:
         # An async generator may be closed in another context than it was begun in; that context is gone anyway.
-        _current.set(None)
+        current.set(None)
 
 
 class Watchman:

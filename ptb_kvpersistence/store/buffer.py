@@ -10,7 +10,6 @@ what has expired inside is not shown again. What lives to see the commit has all
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ptb_kvpersistence.backends.base import lifetime
@@ -98,7 +97,7 @@ class Buffer:
             return None
         now = now_ms()
         mutations = tuple(write.final(now) for write in self._writes.values())
-        return Commit(self.store, mutations, self._checks(), uuid.uuid4().hex, self._durable)
+        return Commit(self.store, mutations, self._checks(), durable=self._durable)
 
     def _checks(self) -> tuple[VersionCheck | RangeCheck, ...]:
         if self.is_exclusive:

@@ -169,6 +169,12 @@ def prepare(scope: Scope) -> Generator[Requested[Any], Any, int]:
     return store
 
 
+def _known(scope: Scope) -> int:
+    """Give the store's id where nothing has to be asked or written first, else 0."""
+    info, settings = scope.handle.info, scope.settings
+    return 0 if info is None or (settings is not None and not settings.is_stored) else info.id
+
+
 def decode_value(scope: Scope, key: str, text: bytes) -> Any:
     """Decode a value; DecodeError says where it is stored."""
     try:
@@ -185,15 +191,17 @@ def _decode(scope: Scope, key: str, record: Record) -> Any:
 
 def _read(scope: Scope, key: object) -> Generator[Requested[Any], Any, tuple[str, Record | None]]:
     address = check_address(scope.domain, key)
-    store = yield from prepare(scope)
+    store = _known(scope) or (yield from prepare(scope))
     (record,) = yield GetMany(store, (address,))
     return address.key, record
 
 
 def get(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], Any, Any]:
     """Read a value; ``default`` if there is no entry."""
-    name, record = yield from _read(scope, key)
-    return default if record is None else _decode(scope, name, record)
+    address = check_address(scope.domain, key)
+    store = _known(scope) or (yield from prepare(scope))
+    (record,) = yield GetMany(store, (address,))
+    return default if record is None else decode_value(scope, address.key, record.value)
 
 
 def get_item(scope: Scope, key: object) -> Generator[Requested[Any], Any, Any]:
@@ -316,7 +324,7 @@ def _put(
         message = "if_version takes the version of an entry, or 0 for no entry"
         raise ConfigurationError(message)
     checks = () if if_version is None else (VersionCheck(*address, if_version),)
-    store = yield from prepare(scope)
+    store = _known(scope) or (yield from prepare(scope))
     return (yield Commit(store, (put,), checks, durable=scope.handle.durable))  # type: ignore[no-any-return]
 
 

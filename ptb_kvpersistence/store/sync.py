@@ -76,6 +76,8 @@ class Store(MutableMapping[str, Any]):
         return Store(backend, self._handle, self._scope.domain, self._scope.settings)
 
     def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
+        if ambient.current.get() is None and not leases.held:
+            return drive(operation, self._backend.perform)
         inside = ambient.find(self.key, self._handle.info)
         perform = self._backend.perform if inside is None else inside.view.backend.perform
         return drive(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)

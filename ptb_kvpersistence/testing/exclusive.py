@@ -125,12 +125,12 @@ class Sessions(Suite):
         (version,) = await put(a=b"1")
         session, other = await backend.exclusive(store), connect()
         check = (VersionCheck("d", "a", version),)
-        waiting = face.start(lambda: other.perform(Commit(store, (Put("d", "a", b"theirs"),), check)))
+        waiting = face.start(lambda: other.perform(Commit(store, (Put("d", "a", b'"theirs"'),), check)))
         await asyncio.sleep(0.1)
         assert not waiting.done()
-        await session.end(Commit(store, (Put("d", "a", b"ours"),)))
+        await session.end(Commit(store, (Put("d", "a", b'"ours"'),)))
         assert not (await waiting).is_committed
-        assert witness.entries() == {("shop", "d", "a"): b"ours"}
+        assert witness.entries() == {("shop", "d", "a"): b'"ours"'}
 
     async def test_locks_and_bots_do_not_wait_for_it(
         self, face: Face, connect: Connect, backend: Subject, store: int

@@ -1,17 +1,24 @@
-"""The places where the contract suite is run: memory and SQLite, each seen past its backend."""
+"""The places where the contract suite is run, each seen past its backend."""
 
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ptb_kvpersistence.backends.memory import AsyncMemoryBackend, MemoryBackend, MemoryEngine
 from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
+from ptb_kvpersistence.backends.urls import open_async_backend, open_backend
 from ptb_kvpersistence.testing import Place
+from tests.servers import postgres, valkey
+
+if TYPE_CHECKING:
+    from ptb_kvpersistence.backends.base import AsyncBackend, Backend
 
 
 class MemoryPlace(Place):
@@ -111,3 +118,73 @@ class SQLitePlace(Place):
                 for table, columns in tables.items():
                     shifts = ", ".join(f"{column} = {column} - {round(seconds * 1000)}" for column in columns)
                     connection.execute(f"UPDATE {table} SET {shifts}")
+
+
+class ValkeyPlace(Place):
+    """A prefix on a running server or cluster, seen by a plain redis-py client that knows the documented keys only."""
+
+    def __init__(self, server: Any) -> None:
+        self._prefix = f"t{uuid.uuid4().hex[:12]}"
+        self._url = f"{server.url}?prefix={self._prefix}"
+        self._client = server.client()
+
+    def open(self, *, timeout: float = 5.0) -> Backend:
+        return open_backend(self._url, timeout=timeout)
+
+    def open_async(self, *, timeout: float = 5.0) -> AsyncBackend:
+        return open_async_backend(self._url, timeout=timeout)
+
+    def opener(self) -> Callable[[], Backend]:
+        return partial(open_backend, self._url)
+
+    def witness(self) -> valkey.Witness:
+        return valkey.Witness(self._client, self._prefix)
+
+    def pass_time(self, seconds: float) -> None:
+        valkey.pass_time(self._client, seconds, self._prefix)
+
+    def close(self) -> None:
+        valkey.remove(self._client, self._prefix)
+        self._client.close()
+
+
+class PostgresPlace(Place):
+    """A schema on a running server, seen by a plain SQL client that knows the documented tables only."""
+
+    def __init__(self) -> None:
+        self._schema = postgres.Schema(postgres.shared_url())
+        self._url = self._schema.url
+
+    def open(self, *, timeout: float = 5.0) -> Backend:
+        return open_backend(self._url, timeout=timeout)
+
+    def open_async(self, *, timeout: float = 5.0) -> AsyncBackend:
+        return open_async_backend(self._url, timeout=timeout)
+
+    def opener(self) -> Callable[[], Backend]:
+        return partial(open_backend, self._url)
+
+    def witness(self) -> PostgresPlace:
+        return self
+
+    def entries(self) -> dict[tuple[str, str, str], bytes]:
+        rows = self._schema.rows(
+            "SELECT name, domain, key, value::text FROM kv_entries JOIN kv_stores ON store = id WHERE value IS NOT NULL"
+        )
+        return {(name, domain, key): value.encode() for name, domain, key, value in rows}
+
+    def tombstones(self) -> set[tuple[str, str, str]]:
+        rows = "SELECT name, domain, key FROM kv_entries JOIN kv_stores ON store = id WHERE value IS NULL"
+        return set(self._schema.rows(rows))
+
+    def stores(self) -> set[str]:
+        return {name for (name,) in self._schema.rows("SELECT name FROM kv_stores")}
+
+    def commits(self) -> set[str]:
+        return {commit for (commit,) in self._schema.rows("SELECT id FROM kv_commits WHERE id NOT LIKE '~%'")}
+
+    def pass_time(self, seconds: float) -> None:
+        self._schema.pass_time(seconds)
+
+    def close(self) -> None:
+        self._schema.drop()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ptb_kvpersistence.testing import Contract
-from tests.contract.places import MemoryPlace, SQLitePlace
+from tests.contract.places import MemoryPlace, PostgresPlace, SQLitePlace, ValkeyPlace
 
 
 class TestMemory(Contract):
@@ -14,3 +16,28 @@ class TestMemory(Contract):
 class TestSQLite(Contract):
     def make_place(self, folder):
         return SQLitePlace(folder)
+
+
+class TestPostgres(Contract):
+    def make_place(self, folder):
+        return PostgresPlace()
+
+
+class OnServer(Contract):
+    """Has the server that a test class names."""
+
+    @pytest.fixture
+    def place(self, request, tmp_path):
+        self.server = request.getfixturevalue(self.server_fixture)
+        yield from super().place.__wrapped__(self, request, tmp_path)
+
+
+class TestValkey(OnServer):
+    server_fixture = "valkey_server"
+
+    def make_place(self, folder):
+        return ValkeyPlace(self.server)
+
+
+class TestValkeyCluster(TestValkey):
+    server_fixture = "valkey_cluster"

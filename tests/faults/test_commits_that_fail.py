@@ -321,6 +321,8 @@ class Broken(engine.EngineConnection):
             return super().execute(sql, parameters)
         return self._counted(lambda: super(Broken, self).execute(sql, parameters), sql)
 
+    statement = execute
+
     def executemany(self, sql, rows, /):
         if Broken.at is None:
             return super().executemany(sql, rows)
@@ -400,6 +402,8 @@ async def test_a_rollback_that_fails_too(path, broken):
             if sql == "ROLLBACK" and Broken.at is not None:
                 raise sqlite3.OperationalError("disk I/O error")
             return super().execute(sql, parameters)
+
+        statement = execute
 
     broken.setattr(engine, "EngineConnection", NoRollback)
     async with faulty_bot(path) as bot:

@@ -86,6 +86,17 @@ async def test_the_next_start_takes_it_in(path, caplog):
     assert rescue_files(path.parent) == []
 
 
+@posix
+async def test_who_comes_by_a_symbolic_link_finds_it(path):
+    await leave(path, append_b)
+    (path.parent / "links").mkdir()
+    link = path.parent / "links" / "other.db"
+    link.symlink_to(path)
+    async with faulty_bot(link) as bot:
+        assert bot.data == {1: expected("ab")}
+    assert rescue_files(path.parent) == []
+
+
 async def test_several_of_them(path):
     for letter in "bc":
         async with faulty_bot(path, bot=letter) as bot:

@@ -56,6 +56,8 @@ def pages(monkeypatch):
                 super().execute(f"PRAGMA max_page_count = {limit}").fetchone()
             return super().execute(sql, parameters)
 
+        statement = execute
+
     monkeypatch.setattr(engine, "EngineConnection", Limited)
     return lambda limit: limits.update(pages=limit)
 
@@ -269,6 +271,8 @@ class QueryOnly(engine.EngineConnection):
         if isinstance(sql, str) and not sql.startswith("PRAGMA query_only"):
             super().execute("PRAGMA query_only = ON")
         return super().execute(sql, parameters)
+
+    statement = execute
 
 
 async def test_a_file_that_cannot_be_written_can_be_read(path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -256,7 +257,7 @@ async def conflict(one, two, ours, theirs, base=None):
         ({"user_data.43.place": "sum"}, 7, 11, 5, 7),
         ({"chat_data.*.place": "sum"}, 7, 11, 5, 7),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r"<.*>", "function", str(value)),
 )
 async def test_policies(start_bot, merge, ours, theirs, base, result):
     options = {"share": ["user_data"], "merge": merge}

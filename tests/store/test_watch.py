@@ -165,7 +165,7 @@ async def test_changes_of_another_process(file, face):
             process.kill()
             process.wait()
         assert list(delays) == [f"k{n}" for n in range(5)]
-        assert statistics.median(delays.values()) < 1
+        assert statistics.median(delays.values()) < 0.1
 
 
 def test_a_watcher_outlives_a_long_transaction_of_another(file, monkeypatch):

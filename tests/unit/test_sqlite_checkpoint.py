@@ -1,4 +1,4 @@
-"""Checkpoints by hand, for SQLite libraries with the WAL-reset bug, and left alone for those without."""
+"""Checkpoints by hand: after an own commit, under a lock file, so that the log stays short and nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from ptb_kvpersistence import connect
 from ptb_kvpersistence.backends.sqlite import checkpoint
-from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer, has_wal_reset_bug
+from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
 from ptb_kvpersistence.model import Commit, OpenStore, Put
 
@@ -23,34 +23,6 @@ from ptb_kvpersistence.model import Commit, OpenStore, Put
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "bot.db")
-
-
-@pytest.fixture
-def buggy(monkeypatch):
-    monkeypatch.setattr(checkpoint, "has_wal_reset_bug", lambda: True)
-
-
-@pytest.mark.parametrize(
-    ("version", "expected"),
-    [
-        ((3, 31, 0), True),
-        ((3, 40, 1), True),
-        ((3, 44, 5), True),
-        ((3, 44, 6), False),
-        ((3, 44, 99), False),
-        ((3, 45, 0), True),
-        ((3, 50, 6), True),
-        ((3, 50, 7), False),
-        ((3, 51, 0), True),
-        ((3, 51, 2), True),
-        ((3, 51, 3), False),
-        ((3, 52, 0), False),
-        ((4, 0, 0), False),
-    ],
-)
-def test_which_libraries_have_the_bug(version, expected):
-    """As https://www.sqlite.org/wal.html#walresetbug lists them."""
-    assert has_wal_reset_bug(version) is expected
 
 
 def write(backend, store, count, size=2000):
@@ -63,7 +35,7 @@ def size_of_log(path):
     return Path(path + "-wal").stat().st_size
 
 
-def test_the_log_does_not_grow_without_end(path, buggy):
+def test_the_log_does_not_grow_without_end(path):
     with closing(SQLiteBackend(path)) as backend:
         store = backend.perform(OpenStore("shop", "create")).id
         write(backend, store, 3000)
@@ -73,7 +45,7 @@ def test_the_log_does_not_grow_without_end(path, buggy):
         assert size_of_log(path) < 2 * once
 
 
-def test_the_log_does_not_grow_with_many_writers(path, buggy):
+def test_the_log_does_not_grow_with_many_writers(path):
     """In turns: while several write at the very same time, no SQLite can begin its log anew."""
     with contextlib.ExitStack() as stack:
         backends = [stack.enter_context(closing(SQLiteBackend(path))) for _ in range(4)]
@@ -87,8 +59,6 @@ def test_the_log_does_not_grow_with_many_writers(path, buggy):
 WRITER = """
 import random, sys, time
 from ptb_kvpersistence import connect
-from ptb_kvpersistence.backends.sqlite import checkpoint
-checkpoint.has_wal_reset_bug = lambda: sys.argv[2] == "True"
 with connect(sys.argv[1], timeout=60) as database:
     store = database.store("shop")
     print("ready", flush=True)
@@ -99,11 +69,10 @@ with connect(sys.argv[1], timeout=60) as database:
 """
 
 
-@pytest.mark.parametrize("has_bug", [True, False])
-def test_the_log_does_not_grow_while_several_write_without_a_pause(path, has_bug):
+def test_the_log_does_not_grow_while_several_write_without_a_pause(path):
     with connect(path) as database:
         database.create("shop")
-    command = [sys.executable, "-c", WRITER, path, str(has_bug)]
+    command = [sys.executable, "-c", WRITER, path]
     writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
         for writer in writers:
@@ -143,16 +112,17 @@ def pragma(path, name):
         return backend._connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
-def test_with_the_bug_sqlite_makes_no_checkpoints_of_its_own(path, buggy):
+def test_sqlite_makes_no_checkpoints_of_its_own(path):
     assert pragma(path, "wal_autocheckpoint") == 0
 
 
-def test_without_the_bug_sqlite_does_it_all(path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "has_wal_reset_bug", lambda: False)
-    assert pragma(path, "wal_autocheckpoint") == 1000
+def test_large_values_count_more(path):
     with closing(SQLiteBackend(path)) as backend:
-        write(backend, backend.perform(OpenStore("shop", "ensure")).id, 3000)
-    assert not Path(path + "-checkpoint").exists()
+        store = backend.perform(OpenStore("shop", "create")).id
+        for number in range(400):
+            put = Put("d", f"{number % 10}", b'"' + b"%010d" % number * 20_000 + b'"')
+            backend.perform(Commit(store, (put,), (), None, False))
+        assert size_of_log(path) < 2 * checkpoint.LONG_LOG, "80 MB in less than CHECKPOINT_EVERY mutations"
 
 
 class Recorder:
@@ -173,7 +143,7 @@ class Recorder:
         return 0, 7, 7
 
 
-def test_a_checkpoint_is_made_after_an_own_commit_and_under_the_lock(path, buggy, monkeypatch):
+def test_a_checkpoint_is_made_after_an_own_commit_and_under_the_lock(path):
     recorder = Recorder(path)
     checkpointer = Checkpointer(recorder, path)
     recorder.seen.clear()
@@ -191,13 +161,11 @@ def test_a_checkpoint_is_made_after_an_own_commit_and_under_the_lock(path, buggy
     assert len(recorder.seen) == 1, "it starts counting anew"
 
 
-@pytest.mark.parametrize("has_bug", [True, False])
-def test_where_the_log_is_long_the_one_checkpoint_that_is_due_begins_it_anew(path, monkeypatch, has_bug):
-    monkeypatch.setattr(checkpoint, "has_wal_reset_bug", lambda: has_bug)
+def test_where_the_log_is_long_the_one_checkpoint_that_is_due_begins_it_anew(path):
     recorder = Recorder(path)
     checkpointer = Checkpointer(recorder, path)
     recorder.seen.clear()
-    for size in (checkpoint.LONG_LOG, checkpoint.LONG_LOG + 1):
+    for size in (checkpoint.LONG_LOG - 1, checkpoint.LONG_LOG, 3 * checkpoint.LONG_LOG):
         with Path(f"{path}-wal").open("wb") as log:
             log.truncate(size)
         checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY)
@@ -206,12 +174,39 @@ def test_where_the_log_is_long_the_one_checkpoint_that_is_due_begins_it_anew(pat
         checkpointer.after_commit(committed=True)
         checkpointer.before_commit(1)
         checkpointer.after_commit(committed=True)
-    short = [("PRAGMA wal_checkpoint(PASSIVE)", True)] if has_bug else []
-    long = ["PRAGMA busy_timeout = 50", "PRAGMA wal_checkpoint(RESTART)", "PRAGMA busy_timeout = 0"]
-    assert recorder.seen == [*short, *((statement, has_bug) for statement in long)]
+    begun_anew = ["PRAGMA wal_checkpoint(RESTART)", "PRAGMA busy_timeout = 0"]
+    assert recorder.seen == [
+        (statement, True)
+        for statement in (
+            "PRAGMA wal_checkpoint(PASSIVE)",
+            "PRAGMA busy_timeout = 50",
+            *begun_anew,
+            "PRAGMA busy_timeout = 450",
+            *begun_anew,
+        )
+    ]
 
 
-def test_a_checkpoint_that_fails_gives_the_lock_back_and_the_commit_stands(path, buggy):
+def test_one_that_was_kept_from_beginning_it_anew_is_tried_again_soon(path):
+    class Kept(Recorder):
+        def fetchone(self):
+            return 1, 7, 7
+
+    recorder = Kept(path)
+    checkpointer = Checkpointer(recorder, path)
+    with Path(f"{path}-wal").open("wb") as log:
+        log.truncate(checkpoint.LONG_LOG)
+    checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY)
+    checkpointer.after_commit(committed=True)
+    recorder.seen.clear()
+    for mutations in (checkpoint.AGAIN_AFTER - 1, 1):
+        assert recorder.seen == []
+        checkpointer.before_commit(mutations)
+        checkpointer.after_commit(committed=True)
+    assert ("PRAGMA wal_checkpoint(RESTART)", True) in recorder.seen
+
+
+def test_a_checkpoint_that_fails_gives_the_lock_back_and_the_commit_stands(path):
     class Failing(Recorder):
         def execute(self, statement):
             if "checkpoint(" in statement:
@@ -270,7 +265,7 @@ def test_only_one_process_has_the_lock_and_its_death_gives_it_back(path):
             end(process)
 
 
-def test_while_another_process_checkpoints_commits_go_on(path, buggy):
+def test_while_another_process_checkpoints_commits_go_on(path):
     with closing(SQLiteBackend(path)) as backend:
         store = backend.perform(OpenStore("shop", "create")).id
         other = locker(f"{path}-checkpoint")

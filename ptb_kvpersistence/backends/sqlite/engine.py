@@ -12,14 +12,14 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ptb_kvpersistence.backends.base import LONGEST_PAUSE_IN_TURN, pauses
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.backends.base import pauses
 from ptb_kvpersistence.backends.sqlite import schema
 from ptb_kvpersistence.backends.sqlite.checkpoint import CHECKPOINT_EVERY, Checkpointer
 from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
-from ptb_kvpersistence.backends.sqlite.reads import Reads
+from ptb_kvpersistence.backends.sqlite.reads import Reads, StatementConnection
 from ptb_kvpersistence.backends.sqlite.stores import Stores
 from ptb_kvpersistence.backends.sqlite.writes import HalfWrittenError, Writes
 from ptb_kvpersistence.errors import BusyError, DatabaseError
@@ -79,7 +79,7 @@ class EndExclusive(Requested[None]):
     commit: Commit | None
 
 
-class EngineConnection(sqlite3.Connection):
+class EngineConnection(StatementConnection):
     """A connection that performs whole requests.
 
     aiosqlite runs ``execute(...).fetchall()`` in one hop to its thread; given a request instead of a statement,
@@ -147,8 +147,9 @@ class Engine:
         is_wal: Whether the file has a write-ahead log.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str, *, is_wal: bool) -> None:
+    def __init__(self, connection: StatementConnection, path: str, *, is_wal: bool) -> None:
         self._connection = connection
+        self._run = connection.statement
         self._path = path
         self.is_wal = is_wal
         self._is_durable: bool | None = None
@@ -193,7 +194,7 @@ class Engine:
     def _take_writer_lock(self, deadline: float) -> bool:
         if self._try_writer_lock():
             return True
-        for pause in pauses(deadline - time.monotonic()):
+        for pause in pauses(deadline - time.monotonic(), LONGEST_PAUSE_IN_TURN):
             time.sleep(pause)
             if self._try_writer_lock():
                 return True
@@ -218,7 +219,7 @@ class Engine:
                 if not self._connection.in_transaction:
                     message = f"{self._path}: SQLite ended the transaction after a failure; nothing of it was written"
                     raise DatabaseError(message)
-                self._checkpointer.before_commit(len(commit.mutations))
+                self._checkpointer.before_commit(len(commit.mutations), _size(commit))
                 with self._fenced(commit):
                     if self._apply(commit).is_committed:
                         self._end("COMMIT")
@@ -226,9 +227,10 @@ class Engine:
         finally:
             try:
                 self._end("ROLLBACK")
-                self._checkpointer.after_commit(committed=committed)
             finally:
+                # The next one need not wait for a checkpoint.
                 self._queue.leave()
+                self._checkpointer.after_commit(committed=committed)
 
     def data_version(self) -> int | None:
         """Give a number that changes with the commits of other connections; None where that cannot be had cheaply.
@@ -248,11 +250,13 @@ class Engine:
             BusyError: Another connection has the lock; nothing was done.
             DatabaseError: What SQLite said; nothing was written.
         """
-        with translated(self._path):
+        try:
             # A rollback that failed, on a disk that does, must not keep the connection from ever working again.
-            if not self._in_session:
-                self._end("ROLLBACK")
+            if self._connection.in_transaction and not self._in_session:
+                self._connection.execute("ROLLBACK")
             return self._handlers[type(request)](request)
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
 
     def close(self) -> None:
         """Close what the engine opened besides its connection."""
@@ -330,7 +334,7 @@ class Engine:
     def _commit(self, request: Commit) -> CommitReply:
         if not self._connection.in_transaction:
             self._set_durable(request.durable)
-        self._checkpointer.before_commit(len(request.mutations))
+        self._checkpointer.before_commit(len(request.mutations), _size(request))
         committed = False
         try:
             try:
@@ -344,8 +348,18 @@ class Engine:
         return reply
 
     def _commit_once(self, request: Commit, *, quick: bool) -> CommitReply:
-        with self._writing_fenced(request) if request.fences else self._writing():
-            return self._apply(request, quick=quick)
+        if request.fences or self._connection.in_transaction:
+            with self._writing_fenced(request) if request.fences else self._writing():
+                return self._apply(request, quick=quick)
+        # As _writing does, without the cost of a context manager.
+        self._run("BEGIN IMMEDIATE")
+        try:
+            reply = self._apply(request, quick=quick)
+            self._run("COMMIT")
+        except BaseException:
+            self._end("ROLLBACK")
+            raise
+        return reply
 
     @contextmanager
     def _writing_fenced(self, request: Commit) -> Iterator[None]:
@@ -397,3 +411,7 @@ class Engine:
     def _set_domain(self, request: SetDomain) -> None:
         with self._writing():
             self._writes.set_domain(request)
+
+
+def _size(commit: Commit) -> int:
+    return sum([len(mutation.value) for mutation in commit.mutations if isinstance(mutation, Put)])

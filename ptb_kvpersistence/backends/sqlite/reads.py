@@ -5,6 +5,7 @@ Each call is one attempt on the calling thread; who calls sees to a snapshot whe
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from ptb_kvpersistence.backends.base import store_gone
@@ -25,8 +26,6 @@ from ptb_kvpersistence.model import (
 )
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from ptb_kvpersistence.model import ListDomains, RangeCheck
 
     Checks = tuple[VersionCheck | RangeCheck, ...]
@@ -42,36 +41,42 @@ _FEED_FIELDS = "CAST(value AS BLOB), feed.version, updated_at, ttl, expires_at"
 _IN_ONE_STATEMENT = 500
 
 
+class StatementConnection(sqlite3.Connection):
+    """A connection with a way to run statements for which a subclass has no other meaning."""
+
+    statement = sqlite3.Connection.execute
+
+
 class Reads:
     """What one connection reads."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: StatementConnection) -> None:
+        self._execute = connection.statement
 
     def check_store(self, store: int) -> None:
         """Raise StoreNotFoundError where the store is gone; entries go with it, so only who found none has to ask."""
-        if self._connection.execute(_EXISTS, (store,)).fetchone() is None:
+        if self._execute(_EXISTS, (store,)).fetchone() is None:
             raise store_gone()
 
     def head(self) -> int:
         """Give the highest version ever given."""
-        (head,) = self._connection.execute(HEAD).fetchone()
+        (head,) = self._execute(HEAD).fetchone()
         return int(head)
 
     def record(self, store: int, domain: str, key: str, now: int) -> Record | None:
         """Read an entry that is alive."""
-        row = self._connection.execute(_GET, (store, domain, key, now)).fetchone()
-        return None if row is None else Record._make(row)
+        row = self._execute(_GET, (store, domain, key, now)).fetchone()
+        return None if row is None else tuple.__new__(Record, row)  # half the time of Record._make
 
     def page(self, request: Page, now: int) -> PageReply:
         """Read a page of a range."""
         where, parameters = range_clause(request.store, request.range)
         order = "DESC" if request.reverse else "ASC"
-        rows = self._connection.execute(
+        rows = self._execute(
             f"SELECT key, {_FIELDS} FROM entries WHERE {where} AND {ALIVE} ORDER BY key {order} LIMIT ?",
             (*parameters, now, request.limit + 1),
         ).fetchall()
-        items = [(row[0], Record._make(row[1:])) for row in rows[: request.limit]]
+        items = [(row[0], Record(*row[1:])) for row in rows[: request.limit]]
         if not items:
             self.check_store(request.store)
         return PageReply(items, len(rows) > request.limit)
@@ -80,7 +85,7 @@ class Reads:
         """Count the entries of a range."""
         where, parameters = range_clause(request.store, request.range)
         statement = f"SELECT count(*) FROM entries WHERE {where} AND {ALIVE}"
-        counted = int(self._connection.execute(statement, (*parameters, now)).fetchone()[0])
+        counted = int(self._execute(statement, (*parameters, now)).fetchone()[0])
         if not counted:
             self.check_store(request.store)
         return counted
@@ -88,7 +93,7 @@ class Reads:
     def domains(self, request: ListDomains) -> tuple[DomainInfo, ...]:
         """List the domains that have a setting."""
         statement = "SELECT domain, keep FROM domains WHERE store = ? AND keep IS NOT NULL ORDER BY domain"
-        found = tuple(map(DomainInfo._make, self._connection.execute(statement, (request.store,))))
+        found = tuple(map(DomainInfo._make, self._execute(statement, (request.store,))))
         if not found:
             self.check_store(request.store)
         return found
@@ -98,12 +103,12 @@ class Reads:
         wanted, domains = "", request.domains or ()
         if request.domains is not None:
             wanted = f"AND domain IN ({', '.join('?' * len(domains))})"
-        info = self._connection.execute(
+        info = self._execute(
             f"SELECT incarnation, horizon, ({HEAD}) FROM stores WHERE id = ?", (request.store,)
         ).fetchone()
         if info is None:
             raise store_gone()
-        rows = self._connection.execute(
+        rows = self._execute(
             f"SELECT domain, key, {_FEED_FIELDS} {_CHANGED}"
             f" WHERE feed.store = ? AND feed.version > ? {wanted} ORDER BY feed.version LIMIT ?",
             (request.store, request.since, *domains, request.limit + 1),
@@ -118,7 +123,7 @@ class Reads:
     def failed_checks(self, store: int, checks: Checks, now: int) -> CommitReply | None:
         """Compare what a commit relies on with what is there; inside a snapshot."""
         conflicts: dict[Address, Record | None] = {}
-        execute = self._connection.execute
+        execute = self._execute
         if self._are_current(store, checks, now):
             return None
         for check in checks:
@@ -149,7 +154,7 @@ class Reads:
                 f"SELECT domain, key, feed.version {_CHANGED}"
                 f" WHERE feed.version IN ({marks}) AND feed.store = ? AND {ALIVE}"
             )
-            found.update(self._connection.execute(statement, (*part, store, now)))
+            found.update(self._execute(statement, (*part, store, now)))
         return found.issuperset(checks)
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, LONGEST_PAUSE_IN_TURN, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
@@ -60,7 +60,8 @@ class SQLiteBackend:
         if type(request) in LEASE_REQUESTS:
             return cast("R", self._perform_on_leases(request, self._timeout if timeout is None else timeout))
         try:
-            return cast("R", self._attempt(request))
+            with self._lock:
+                return self._opened().perform(request)  # type: ignore[no-any-return]
         except BusyError:
             self._refuse_to_block()
         limit = self._timeout if timeout is None else timeout
@@ -90,7 +91,8 @@ class SQLiteBackend:
             message = f"{self.name} is locked by another connection; try again, or end what holds it"
             raise BusyError(message)
         try:
-            return retry_busy(lambda: self._attempt(request), max(0.0, deadline - time.monotonic()))
+            left = max(0.0, deadline - time.monotonic())
+            return retry_busy(lambda: self._attempt(request), left, LONGEST_PAUSE_IN_TURN)
         finally:
             queue.leave()
 
@@ -165,7 +167,7 @@ class SQLiteBackend:
             raise closed(self.name)
         if self._connection is None:
             self._connection = engine.connect(self.name)
-        return cast("engine.Engine", self._connection.engine)
+        return self._connection.engine  # type: ignore[return-value]  # connect() gives it one
 
     def _leave_to_parent(self) -> None:
         inherited.extend((self._connection, self._leases, *self._free))

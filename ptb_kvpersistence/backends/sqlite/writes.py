@@ -6,17 +6,17 @@ Each call happens inside a write transaction that the caller began, and is one a
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime
+from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime, store_gone
 from ptb_kvpersistence.backends.sqlite.reads import ALIVE, VERSION
+from ptb_kvpersistence.backends.sqlite.schema import HEAD
 from ptb_kvpersistence.model import CommitReply, Put, VersionCheck
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
 
-    from ptb_kvpersistence.backends.sqlite.reads import Reads
+    from ptb_kvpersistence.backends.sqlite.reads import Reads, StatementConnection
     from ptb_kvpersistence.model import Commit, Delete, SetDomain
 
     Lifetimes = Callable[[Put], tuple[int | None, int | None]]
@@ -29,6 +29,8 @@ _PUT = """INSERT INTO entries(version, store, domain, key, value, updated_at, tt
         updated_at = excluded.updated_at, ttl = excluded.ttl, expires_at = excluded.expires_at"""
 _REPLACE = f"""UPDATE entries SET version = ?, value = CAST(? AS TEXT), updated_at = ?, ttl = ?, expires_at = ?
     WHERE store = ? AND domain = ? AND key = ? AND version = ? AND {ALIVE}"""
+_STATE = f"""SELECT ({HEAD}), (SELECT keep FROM domains WHERE store = stores.id AND domain = ?)
+    FROM stores WHERE id = ?"""
 _STALE = """DELETE FROM feed WHERE version IN (
     SELECT feed.version FROM feed LEFT JOIN entries ON entries.entry = feed.entry
         WHERE feed.version BETWEEN ? AND ? AND entries.version IS NOT feed.version)"""
@@ -43,13 +45,14 @@ class HalfWrittenError(Exception):
 class Writes:
     """What one connection writes."""
 
-    def __init__(self, connection: sqlite3.Connection, reads: Reads) -> None:
+    def __init__(self, connection: StatementConnection, reads: Reads) -> None:
         self._connection = connection
+        self._execute = connection.statement
         self._reads = reads
 
     def is_applied(self, commit: str) -> bool:
         """Tell whether a commit of this id is remembered."""
-        return self._connection.execute("SELECT 1 FROM commits WHERE id = ?", (commit,)).fetchone() is not None
+        return self._execute("SELECT 1 FROM commits WHERE id = ?", (commit,)).fetchone() is not None
 
     def apply(self, request: Commit, now: int, *, quick: bool = False) -> CommitReply:
         """Judge a commit, and write it.
@@ -64,94 +67,99 @@ class Writes:
         """
         if request.id is not None and self.is_applied(request.id):
             return CommitReply(applied_before=True)
-        if quick and _replaces(request):
-            versions = self._replace_all(request, now, self._lifetimes(request, now))
-        else:
+        is_quick = quick and _replaces(request)
+        if request.checks and not is_quick:
             failed = self._reads.failed_checks(request.store, request.checks, now)
             if failed is not None:
                 return failed
-            self._reads.check_store(request.store)
-            life = self._lifetimes(request, now)
-            versions = self._put_all(request, now, life) or tuple(
-                self._mutate(request.store, mutation, now, life) for mutation in request.mutations
-            )
+        head, life = self._state(request, now)
+        if is_quick:
+            versions = self._replace_all(request, now, head, life)
+        else:
+            versions = self._put_all(request, now, head, life) or self._mutate_all(request, now, head, life)
         if request.id is not None:
-            self._connection.execute("INSERT INTO commits VALUES(?, ?)", (request.id, now))
+            self._execute("INSERT INTO commits VALUES(?, ?)", (request.id, now))
         return CommitReply(versions)
 
-    def _lifetimes(self, request: Commit, now: int) -> Lifetimes:
-        domains = {mutation.domain for mutation in request.mutations}
-        marks = ", ".join("?" * len(domains))
-        statement = f"SELECT domain, keep FROM domains WHERE store = ? AND domain IN ({marks}) AND keep IS NOT NULL"
-        kept = dict(self._connection.execute(statement, (request.store, *domains)))
-        return lambda put: lifetime(put, now, kept.get(put.domain))
+    def _state(self, request: Commit, now: int) -> tuple[int, Lifetimes]:
+        """Give the highest version, and how long what is put will live, in as few statements as can be."""
+        domains = {mutation.domain for mutation in request.mutations} or {""}
+        head, kept = 0, {}
+        for domain in domains:
+            row = self._execute(_STATE, (domain, request.store)).fetchone()
+            if row is None:
+                raise store_gone()
+            head, kept[domain] = row
+        return head, lambda put: lifetime(put, now, kept[put.domain])
 
-    def _replace_all(self, request: Commit, now: int, life: Lifetimes) -> tuple[int, ...]:
+    def _replace_all(self, request: Commit, now: int, head: int, life: Lifetimes) -> tuple[int, ...]:
         """Write a commit each of whose mutations replaces the very version that it checks, in one call."""
-        store, first = request.store, self._reads.head() + 1
+        store = request.store
         rows = [
             (version, put.value, now, *life(put), store, put.domain, put.key, check.version, now)
-            for version, (put, check) in enumerate(zip(request.mutations, request.checks, strict=True), first)
+            for version, (put, check) in enumerate(zip(request.mutations, request.checks, strict=True), head + 1)
             if isinstance(put, Put) and isinstance(check, VersionCheck)
         ]
         if self._connection.executemany(_REPLACE, rows).rowcount != len(rows):
             raise HalfWrittenError
-        return tuple(range(first, first + len(rows)))
+        return tuple(range(head + 1, head + 1 + len(rows)))
 
-    def _put_all(self, request: Commit, now: int, life: Lifetimes) -> tuple[int, ...]:
-        """Write a commit that only puts, in one call."""
-        store, first = request.store, self._reads.head() + 1
+    def _put_all(self, request: Commit, now: int, head: int, life: Lifetimes) -> tuple[int, ...]:
+        """Write a commit that only puts, in one call; gives nothing if it is another one."""
         rows = [
-            (version, store, put.domain, put.key, put.value, now, *life(put))
-            for version, put in enumerate(request.mutations, first)
+            (version, request.store, put.domain, put.key, put.value, now, *life(put))
+            for version, put in enumerate(request.mutations, head + 1)
             if isinstance(put, Put)
         ]
         if len(rows) < len(request.mutations) or not rows:
             return ()
         if len(rows) == 1:
-            self._connection.execute(_PUT, rows[0])
+            self._execute(_PUT, rows[0])
         else:
             self._connection.executemany(_PUT, rows)
-        return tuple(range(first, first + len(rows)))
+        return tuple(range(head + 1, head + 1 + len(rows)))
 
-    def _mutate(self, store: int, mutation: Put | Delete, now: int, life: Lifetimes) -> int:
+    def _mutate_all(self, request: Commit, now: int, head: int, life: Lifetimes) -> tuple[int, ...]:
+        versions = []
+        for mutation in request.mutations:
+            written = self._mutate(request.store, mutation, now, head + 1, life)
+            head += written
+            versions.append(head if written else 0)
+        return tuple(versions)
+
+    def _mutate(self, store: int, mutation: Put | Delete, now: int, version: int, life: Lifetimes) -> bool:
         if isinstance(mutation, Put):
-            return self._put(store, mutation.domain, mutation.key, mutation.value, now, life(mutation))
+            self._execute(_PUT, (version, store, mutation.domain, mutation.key, mutation.value, now, *life(mutation)))
+            return True
         domain, key = mutation
-        if self._connection.execute(VERSION, (store, domain, key, now)).fetchone() is None:
-            return 0
-        return self._put(store, domain, key, None, now)
-
-    def _put(
-        self, store: int, domain: str, key: str, value: bytes | None, now: int, life: tuple[Any, Any] = (None, None)
-    ) -> int:
-        version = self._reads.head() + 1
-        self._connection.execute(_PUT, (version, store, domain, key, value, now, *life))
-        return version
+        if self._execute(VERSION, (store, domain, key, now)).fetchone() is None:
+            return False
+        self._execute(_PUT, (version, store, domain, key, None, now, None, None))
+        return True
 
     def set_domain(self, request: SetDomain) -> None:
         """Set how long entries of a domain are kept."""
         self._reads.check_store(request.store)
-        self._connection.execute(
+        self._execute(
             "INSERT OR REPLACE INTO domains(store, domain, keep) VALUES(?, ?, ?)",
             (request.store, request.domain, request.keep),
         )
 
     def sweep(self, limit: int, now: int) -> int:
         """Turn expired entries into tombstones, and drop tombstones and commits' ids that are old."""
-        expired = self._connection.execute(
+        expired = self._execute(
             "SELECT store, domain, key FROM entries WHERE expires_at <= ? LIMIT ?", (now, limit)
         ).fetchall()
-        for store, domain, key in expired:
-            self._put(store, domain, key, None, now)
+        for version, (store, domain, key) in enumerate(expired, self._reads.head() + 1):
+            self._execute(_PUT, (version, store, domain, key, None, now, None, None))
         old = (now - TOMBSTONE_LIFETIME,)
-        self._connection.execute(
+        self._execute(
             "UPDATE stores SET horizon = max(horizon, coalesce((SELECT max(version) FROM entries"
             " WHERE store = stores.id AND value IS NULL AND updated_at < ?), 0))",
             old,
         )
-        dropped = self._connection.execute("DELETE FROM entries WHERE value IS NULL AND updated_at < ?", old)
-        self._connection.execute("DELETE FROM commits WHERE committed_at < ?", old)
+        dropped = self._execute("DELETE FROM entries WHERE value IS NULL AND updated_at < ?", old)
+        self._execute("DELETE FROM commits WHERE committed_at < ?", old)
         return len(expired) + dropped.rowcount
 
     def sweep_feed(self, most: int) -> int:
@@ -166,7 +174,7 @@ class Writes:
         Returns:
             How many were dropped.
         """
-        execute = self._connection.execute
+        execute = self._execute
         lowest, highest = execute("SELECT min(version), max(version) FROM feed").fetchone()
         if lowest is None:
             return 0

@@ -1,0 +1,1 @@
+"""Real servers for the tests, started from what is installed with the test dependencies; no tests here."""
