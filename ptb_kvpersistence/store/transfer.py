@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.errors import ConfigurationError, ConflictError, DatabaseError
 from ptb_kvpersistence.model import Delete, DeleteStore, ListDomains, ListStores, OpenStore, Put, check_name
+from ptb_kvpersistence.store import paging
 from ptb_kvpersistence.store.operations import drive
 from ptb_kvpersistence.store.paging import COPY, Pages, add_up, has_changed, head_of, is_alive
 from ptb_kvpersistence.store.staging import STAGED, Staging, begin, drop, restart, settle, swap, write
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from ptb_kvpersistence.backends.base import Backend
-    from ptb_kvpersistence.model import Change, Requested, StoreInfo
+    from ptb_kvpersistence.model import Change, ChangesReply, Requested, StoreInfo
     from ptb_kvpersistence.store.tally import Sum
 
 T = TypeVar("T")
@@ -224,15 +225,16 @@ class Copy:
                 yield from at(Side.TARGET, restart(staging))
                 yield from self._follow(pair)
                 return
-            mutations = list(_mutations(reply.changes, start))
-            copied = staging.progress.copied + sum(isinstance(mutation, Put) for mutation in mutations)
-            progress = staging.progress._replace(cursor=reply.head, copied=copied)
-            if progress != staging.progress or not staging.version:
-                yield from at(Side.TARGET, write(staging, mutations, progress, durable=not reply.more))
+            for changes, cursor in _batches(reply):
+                mutations = list(_mutations(changes, start))
+                copied = staging.progress.copied + sum(isinstance(mutation, Put) for mutation in mutations)
+                progress = staging.progress._replace(cursor=cursor, copied=copied)
+                if progress != staging.progress or not staging.version:
+                    yield from at(Side.TARGET, write(staging, mutations, progress, durable=not reply.more))
             if first is None:
                 first = reply.changes[0].version if reply.changes else reply.head
             fraction = (reply.head - first) / max(1, head - first) if reply.more else 1.0
-            self._report(Step(pair.source.name, "copying", min(1.0, fraction), copied))
+            self._report(Step(pair.source.name, "copying", min(1.0, fraction), staging.progress.copied))
 
     def _compare(self, pair: _Pair) -> Generator[Asked, Any, None]:
         """Compare a store with its copy; leave it as not compared where the store was written to meanwhile."""
@@ -256,6 +258,20 @@ class Copy:
             raise _unlike(name, self._source, original.lasting(now).entries, self._target, copy.lasting(now).entries)
         pair.compared_at, pair.total = progress.cursor, copy.total
         self._report(Step(name, "comparing", 1.0, copy.total.entries))
+
+
+def _batches(reply: ChangesReply) -> Generator[tuple[list[Change], int], None, None]:
+    """Divide a page where its values are large, and say up to which version each part goes."""
+    batch: list[Change] = []
+    size = 0
+    for change in reply.changes:
+        length = len(change.value or b"")
+        if batch and size + length > paging.BATCH_BYTES:
+            yield batch, batch[-1].version
+            batch, size = [], 0
+        batch.append(change)
+        size += length
+    yield batch, reply.head
 
 
 def _mutations(changes: list[Change], start: int) -> Generator[Put | Delete, None, None]:
