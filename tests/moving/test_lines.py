@@ -492,8 +492,10 @@ FIELDS = Put("domain", "key", b"value", 1, 2)
 @pytest.mark.parametrize(
     "other",
     [
-        *(FIELDS._replace(**{field: None}) for field in ("ttl", "expires_at")),
-        *(FIELDS._replace(**{field: "x"}) for field in ("domain", "key")),
+        FIELDS._replace(ttl=None),
+        FIELDS._replace(expires_at=None),
+        FIELDS._replace(domain="x"),
+        FIELDS._replace(key="x"),
         FIELDS._replace(value=b"x"),
         FIELDS._replace(ttl=2, expires_at=1),
         FIELDS._replace(ttl=12, expires_at=None),
