@@ -14,13 +14,19 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from ptb_kvpersistence import process
-from ptb_kvpersistence.errors import BusyError, EncodeError, KVPersistenceError
+from ptb_kvpersistence.errors import (
+    BusyError,
+    DatabaseUnavailableError,
+    EncodeError,
+    OutcomeUnknownError,
+)
 from ptb_kvpersistence.persistence import namespaces, rescue
 from ptb_kvpersistence.persistence import state as states
 from ptb_kvpersistence.persistence.cycle import Cycle
 from ptb_kvpersistence.persistence.layout import SHAREABLE, EntityId, Layout
 from ptb_kvpersistence.persistence.presence import Presence
 from ptb_kvpersistence.persistence.replica import Replica
+from ptb_kvpersistence.persistence.sight import Sight
 from ptb_kvpersistence.persistence.state import NOTHING, State
 from ptb_kvpersistence.store.operations import drive, drive_async, open_store
 
@@ -35,13 +41,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
-LOOK_TIMEOUT: Final = 0.5
-"""Seconds that a refresh waits for a busy database before memory has to do."""
 FLIGHT_TIMEOUT: Final = 0.25
 """Seconds that a refresh waits for a commit of the same entity."""
-BUSY_TIMEOUT: Final = 0.5
-"""Seconds that a commit waits for a database that stayed busy all through the last one: PTB asks three times while it
-stops, and the process has to end before somebody kills it."""
+LAST_TIMEOUT: Final = 0.5
+"""Seconds that a commit waits for a database that stayed busy, or gave no answer, all through the last one: PTB asks
+three times while it stops, and the process has to end before somebody kills it."""
 MOST_TOUCHED: Final = 10_000
 """Entities shown to handlers before the last flush that are looked at again when a program crashes."""
 PACK_PAUSE: Final = 0.01
@@ -87,6 +91,7 @@ class Keeper:
 
     Attributes:
         replica: What memory and store held when they last met.
+        sight: How fresh that is.
         last_saved_at: When everything captured was last in the store.
     """
 
@@ -109,7 +114,7 @@ class Keeper:
         self.host = host
         self.owns_store = owns_store
         self.share = share
-        self.max_staleness = max_staleness
+        self._max_staleness = max_staleness
         self.on_flush = on_flush
         self._presence = Presence(store)
         self._patience = max(5.0, 2.5 * update_interval)
@@ -127,12 +132,10 @@ class Keeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock: asyncio.Lock | None = None
         self._commit_task: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._retry_pause = FIRST_RETRY
-        self._was_busy = False
-        self._looked_at = float("-inf")
-        self._token: object | None = None
+        self._trouble: Exception | None = None
+        self.sight = Sight(self.store.backend, self._max_staleness, self._see, self._recovered)
         self._captured_at = time.monotonic()
         self._is_watched = False
 
@@ -145,7 +148,7 @@ class Keeper:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._lock = loop, asyncio.Lock()
-            self._commit_task = self._looking = self._retry = None
+            self._commit_task = self._retry = None
             self.replica.land()
 
     async def _perform(self, operation: Generator[Requested[Any], Any, T], timeout: float | None = None) -> T:
@@ -175,10 +178,9 @@ class Keeper:
         await self._presence.arrive(self.host.bot_name)
 
     async def _open_locked(self) -> None:
-        token, now = self.store.backend.peek(self.max_staleness), time.monotonic()
         orphans = rescue.find(self.store)
         try:
-            await self._perform(self._opening(orphans))
+            await self.sight.look(see=lambda timeout: self._perform(self._opening(orphans), timeout))
         except Exception:
             # Who cannot open will not flush either; nothing else would end the threads before the process ends.
             if self.owns_store:
@@ -186,7 +188,6 @@ class Keeper:
             raise
         for orphan in orphans:
             rescue.remove(orphan)
-        self._token, self._looked_at = token, now
 
     # --- capturing ---
 
@@ -315,15 +316,21 @@ class Keeper:
                 await self._open_locked()
             if replica.dirty or replica.unresolved is not None:
                 try:
-                    await self._perform(replica.commit(self._take_along), BUSY_TIMEOUT if self._was_busy else None)
-                except BusyError:
-                    self._was_busy = True
+                    await self._perform(replica.commit(self._take_along), self._commit_timeout())
+                except (BusyError, DatabaseUnavailableError, OutcomeUnknownError) as error:
+                    self._trouble = error
                     raise
                 finally:
                     replica.land()
-            self._was_busy = False
+            self._trouble = None
+            self.sight.try_soon()
             self.last_saved_at = datetime.now(timezone.utc)
             self._retry_pause = FIRST_RETRY
+
+    def _commit_timeout(self) -> float | None:
+        # A running bot gives a slow server its time; once it stops there is no more of it.
+        is_short = isinstance(self._trouble, BusyError) or (self._trouble is not None and not self.host.is_running())
+        return LAST_TIMEOUT if is_short else None
 
     def _retry_later(self, error: Exception) -> None:
         _logger.error("saving failed, %d entities stay pending and are tried again: %s", len(self.replica.dirty), error)
@@ -371,40 +378,14 @@ class Keeper:
 
     # --- looking and refreshing ---
 
-    async def look(self) -> None:
-        """See what changed in the store, unless the last look is fresh enough. Never raises for I/O."""
-        if self._is_fresh():
-            return
-        self._check_process()
-        try:
-            await self.open()
-            if self._looking is None or self._looking.done():
-                assert self._loop is not None  # noqa: S101 - set by open
-                self._looking = self._loop.create_task(self._look(), name="ptb_kvpersistence:look")
-                # Who waits for it may be cancelled; nobody else asks for its error.
-                self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await asyncio.shield(self._looking)
-        except (KVPersistenceError, OSError, RuntimeError) as error:  # no file handles left, no new threads
-            self._looked_at = time.monotonic()
-            _logger.warning("cannot see what others changed, memory has to do: %s", error)
+    async def _see(self, timeout: float | None) -> None:
+        await self.open()
+        await self._perform(self.replica.look(), timeout)
 
-    def _is_fresh(self) -> bool:
-        now = time.monotonic()
-        if now - self._looked_at <= self.max_staleness:
-            return self._pid == os.getpid()
-        token = self.store.backend.peek()
-        if token is None:
-            # Notifications may be as late as a look may be old, so they make no look fresh for longer.
-            token = self.store.backend.peek(self.max_staleness)
-        else:
-            self._looked_at = now if token == self._token else self._looked_at
-        return token is not None and token == self._token
-
-    async def _look(self) -> None:
-        # The token is older than what is read, so nothing committed in between goes unseen.
-        token = self.store.backend.peek(self.max_staleness)
-        await self._perform(self.replica.look(), LOOK_TIMEOUT)
-        self._token, self._looked_at = token, time.monotonic()
+    def _recovered(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._try_again()
 
     async def refresh(self, entity: EntityId, live: Any) -> None:
         """Bring one of PTB's objects up to the store, in place. Never raises for I/O or undecodable data."""
@@ -417,16 +398,16 @@ class Keeper:
         self._touched[entity] = state
         if not self._is_watched:
             self._watch_the_end()
-        if not self._is_fresh():
-            await self.look()
+        await self.sight.glance_for(entity.section)
         self.replica.expire(entity, state)
         if state.newer is not None:
             await self._merge_newer(entity, state, live)
         if time.monotonic() - self._captured_at > self._patience:
             self._help_out()
+        self.sight.hook_ended(entity.section)
 
     async def _merge_newer(self, entity: EntityId, state: State, live: Any) -> None:
-        if entity in self.replica.in_flight and self._commit_task is not None:
+        if entity in self.replica.in_flight and self._commit_task is not None and self._trouble is None:
             await asyncio.wait({self._commit_task}, timeout=FLIGHT_TIMEOUT)
         if entity in self.replica.in_flight or state.live is not live or not self.host.holds(entity, live):
             return  # the next refresh finds it, with the base that the commit leaves
@@ -455,8 +436,8 @@ class Keeper:
             await self._commit()
         assert self._lock is not None  # noqa: S101 - made by open
         async with self._lock:
-            if not self._is_fresh():
-                await self._look()
+            if not self.sight.is_fresh():
+                await self.sight.look()
             replica, found = self.replica, {}
             kind = self.host.required_kind(section) if section in SHAREABLE else object
             for count, (id_, state) in enumerate(list(replica.states[section].items())):
@@ -504,7 +485,7 @@ class Keeper:
         if not replica.dirty and replica.unresolved is None:
             return
         backend = self.store.backend.blocking()
-        timeout = BUSY_TIMEOUT if self._was_busy else None
+        timeout = None if self._trouble is None else LAST_TIMEOUT
         try:
             if not replica.is_attached:
                 drive(self._opening([]), lambda request: backend.perform(request, timeout))

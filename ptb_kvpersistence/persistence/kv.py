@@ -465,7 +465,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             KVPersistenceError: The store cannot be read.
         """
         await self._keeper.open()
-        await self._keeper.look()
+        await self._keeper.sight.glance()
         sections = Sections(
             user_data=self.user_data or None,
             chat_data=self.chat_data or None,

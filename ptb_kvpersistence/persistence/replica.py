@@ -15,6 +15,7 @@ from ptb_kvpersistence.errors import (
     BusyError,
     ConflictError,
     DatabaseFullError,
+    DatabaseUnavailableError,
     DecodeError,
     ReadOnlyError,
     StoreClosedError,
@@ -40,7 +41,14 @@ PAGE: Final = 5000
 ATTEMPTS: Final = 50
 """How often a commit is built anew when others change the same entities meanwhile."""
 EMPTY: Final = b"{}"
-NOTHING_WRITTEN: Final = (BusyError, ReadOnlyError, DatabaseFullError, StoreNotFoundError, StoreClosedError)
+NOTHING_WRITTEN: Final = (
+    BusyError,
+    DatabaseFullError,
+    DatabaseUnavailableError,
+    ReadOnlyError,
+    StoreClosedError,
+    StoreNotFoundError,
+)
 """Failures of a commit that leave no doubt about its outcome."""
 
 

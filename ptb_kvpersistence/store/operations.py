@@ -201,7 +201,12 @@ def get(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], An
     address = check_address(scope.domain, key)
     store = _known(scope) or (yield from prepare(scope))
     (record,) = yield GetMany(store, (address,))
-    return default if record is None else decode_value(scope, address.key, record.value)
+    if record is None:
+        return default
+    try:
+        return scope.handle.codec.decode(record.value)
+    except DecodeError:
+        return decode_value(scope, address.key, record.value)  # raises with the place
 
 
 def get_item(scope: Scope, key: object) -> Generator[Requested[Any], Any, Any]:

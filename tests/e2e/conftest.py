@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ptb_kvpersistence.server import running_server
-from tests.e2e.processes import Process, Rows
+from tests.e2e.processes import Process, Rows, ServerRows
+from tests.ptb.places import PLACES, FilePlace, open_place
 
 
 @pytest.fixture
@@ -19,13 +20,21 @@ def alice(server):
     return server.add_user("Alice")
 
 
+@pytest.fixture(params=PLACES)
+def database(request):
+    """Where the examples keep their data."""
+    place = open_place(request.param, request)
+    yield place
+    place.close()
+
+
 @pytest.fixture
-def run(server, tmp_path):
+def run(server, tmp_path, database):
     """Start an example; at the end it is killed, and must not have complained."""
     processes = []
 
     def start(example, tokens, *arguments):
-        process = Process(server, tmp_path, example, tokens, *arguments)
+        process = Process(server, tmp_path, database.location, example, tokens, *arguments)
         processes.append(process)
         return process.start()
 
@@ -39,5 +48,5 @@ def run(server, tmp_path):
 
 
 @pytest.fixture
-def rows(tmp_path):
-    return Rows(tmp_path / "bot.db")
+def rows(database):
+    return Rows(database.location) if isinstance(database, FilePlace) else ServerRows(database.witness())

@@ -12,6 +12,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 TIMEOUT = 20.0
@@ -27,10 +29,9 @@ def environment(**more):
 class Process:
     """An example that runs on the server, until it is killed, stopped or closed."""
 
-    def __init__(self, server, folder, example, tokens, *arguments, database="bot.db"):
-        self.database = folder / database
+    def __init__(self, server, folder, database, example, tokens, *arguments):
         self.log = folder / f"{Path(example).stem}-{'-'.join(arguments)}.log"
-        self._command = [sys.executable, str(EXAMPLES / example), "--database", str(self.database), *arguments]
+        self._command = [sys.executable, str(EXAMPLES / example), "--database", str(database), *arguments]
         self._environment = environment(BOT_API_URL=server.url, **tokens)
         self._folder = folder
         self._process = None
@@ -98,3 +99,16 @@ class Rows:
                 return rows
             assert time.monotonic() < deadline, f"not saved within {TIMEOUT} s; {domain} has {rows}"
             time.sleep(0.03)
+
+
+class ServerRows(Rows):
+    """What is on a server, as a plain client sees it."""
+
+    def __init__(self, witness):
+        self._witness = witness
+
+    def read(self, domain):
+        try:
+            return self._witness.values(domain)
+        except psycopg.errors.UndefinedTable:
+            return {}

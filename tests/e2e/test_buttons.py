@@ -69,13 +69,12 @@ def test_several_keyboards_come_back_each_with_its_own_objects(process, bot, ali
     assert [alice.receive().text for _ in range(2)][-1] == "Your cart: Tea, Coffee, Cake. Total: 10.10"
 
 
-def test_without_its_database_a_button_means_nothing(process, bot, alice, rows):
-    """The control: the objects do come from the file."""
+def test_without_its_database_a_button_means_nothing(process, database, bot, alice, rows):
+    """The control: the objects do come from the database."""
     menu = alice.ask("/menu", 20)
     keyboard_is_saved(rows, bot, menu)
     process.kill()
-    for path in process.database.parent.glob("bot.db*"):
-        path.unlink()
+    database.wipe()
     process.start()
     answer = alice.press(menu.button("Tea")).answer(20)
     assert answer["text"] == "This button is too old, please send /menu again."

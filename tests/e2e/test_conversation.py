@@ -129,14 +129,13 @@ def test_asked_to_stop_it_saves_everything_and_ends(start, alice, bot, rows):
     talk(alice, bot, rows, STEPS[4], until_saved=True)
 
 
-def test_without_its_database_it_knows_nothing(start, alice, bot, rows):
-    """The control: what comes back in the other tests does come from the file."""
+def test_without_its_database_it_knows_nothing(start, database, alice, bot, rows):
+    """The control: what comes back in the other tests does come from the database."""
     process = start()
     for step in STEPS[:3]:
         talk(alice, bot, rows, step, until_saved=step is STEPS[2])
     process.kill()
-    for path in process.database.parent.glob("bot.db*"):
-        path.unlink()
+    database.wipe()
     process.start()
     alice.send("cat")
     assert alice.ask("/start", 20).text == "Hello! What is your name?"

@@ -31,6 +31,7 @@ VALUES = {
     "line": b'"a"\n',
 }
 JSON = {name: value for name, value in VALUES.items() if name not in {"no json", "empty", "no text"}}
+"""What a column of PostgreSQL's type json takes."""
 KEYS = ["k", "a b", "\U0001f600", "é", "\uffff", '"\\', "\n", "x" * 1024]
 
 

@@ -10,7 +10,7 @@ import pytest
 from ptb_kvpersistence.backends.postgres.aio import AsyncPostgresBackend
 from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
 from ptb_kvpersistence.model import OpenStore
-from tests.postgres.proxy import Proxy
+from tests.servers.proxy import Proxy
 
 
 class Sync:

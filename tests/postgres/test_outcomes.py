@@ -48,7 +48,7 @@ async def remote(connect_to, schema, proxy, store):
 
 
 def cut(proxy, when, text, times=1):
-    getattr(proxy, f"cut_{when}")(text.encode(), times)
+    proxy.cut(when, text.encode(), times)
 
 
 async def history(backend, store):

@@ -192,12 +192,12 @@ class OfflineBot:
 class Witness:
     """Looks at a database with nothing but SQL, as any other program would."""
 
-    def __init__(self, path: Any) -> None:
-        self.path = path
+    def __init__(self, location: Any) -> None:
+        self.location = location
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=5)) as connection, connection:
+        with closing(sqlite3.connect(self.location, timeout=5)) as connection, connection:
             yield connection
 
     def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -12,6 +12,8 @@ from telegram.ext import ConversationHandler, MessageHandler, TypeHandler, filte
 
 from ptb_kvpersistence import KVPersistence
 
+pytestmark = pytest.mark.everywhere
+
 END = ConversationHandler.END
 
 
@@ -73,13 +75,13 @@ async def test_it_goes_on_after_a_crash_where_it_was_saved(start_bot):
     assert bot.app.user_data[42] == {"step": "age"}
 
 
-async def test_states_of_every_kind_and_key_come_back(start_bot, path):
+async def test_states_of_every_kind_and_key_come_back(start_bot, location):
     states = {(1, 2): 0, (1,): "text", (7, 42): Step.AGE, (9, 9): ("a", 1), ("inline", 5): None, (3, -100): 2**70}
-    persistence = KVPersistence(path, bot=1001)
+    persistence = KVPersistence(location, bot=1001)
     for key, state in states.items():
         await persistence.update_conversation("form", key, state)
     await persistence.flush()
-    again = KVPersistence(path, bot=1001)
+    again = KVPersistence(location, bot=1001)
     found = await again.get_conversations("form")
     assert found == {key: state for key, state in states.items() if state is not None}
     assert [type(state) for state in found.values()] == [int, str, Step, tuple, int]
@@ -106,7 +108,7 @@ async def test_several_handlers_keep_apart(start_bot, witness):
     await bot.say("next")
     await bot.say("start", user=43)
     await bot.stop()
-    persistence = KVPersistence(witness.path, bot=1001)
+    persistence = KVPersistence(witness.location, bot=1001)
     assert await persistence.get_conversations("one") == {(7, 42): Step.AGE, (7, 43): Step.NAME}
     assert await persistence.get_conversations('two "quoted" ☃') == {(42,): Step.AGE, (43,): Step.NAME}
     assert await persistence.get_conversations("three") == {(7,): "by chat"}

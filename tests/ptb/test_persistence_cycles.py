@@ -12,6 +12,8 @@ from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.errors import BusyError, DatabaseFullError
 from tests.ptb.offline import FaultyCommits
 
+pytestmark = pytest.mark.everywhere
+
 USERS, CHATS, BOT = "ptb:user_data:1001", "ptb:chat_data:1001", "ptb:bot_data:1001"
 
 
@@ -223,9 +225,9 @@ async def test_new_data_after_a_drop_in_the_same_handler_is_kept(start_bot, witn
     assert witness.values(USERS) == {"42": {"new": 1}}
 
 
-async def test_new_data_after_a_drop_is_kept_without_an_application_too(path, witness):
+async def test_new_data_after_a_drop_is_kept_without_an_application_too(location, witness):
     """A persistence that somebody else drives sees it by the new object that refresh hands over."""
-    persistence = KVPersistence(path, bot=1001)
+    persistence = KVPersistence(location, bot=1001)
     old, new = {"old": 1}, {}
     await persistence.refresh_user_data(1, old)
     await persistence.update_user_data(1, old)

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from telegram.ext import ContextTypes
 
-from ptb_kvpersistence import EncodeError
+from ptb_kvpersistence import DatabaseError, EncodeError
 from tests.ptb.test_persistence_conversations import form
+
+pytestmark = pytest.mark.everywhere
 
 USERS, CHATS, BOT = "ptb:user_data:1001", "ptb:chat_data:1001", "ptb:bot_data:1001"
 ROOT = Path(__file__).parents[2]
@@ -97,9 +99,9 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(("ending", "place"), [("await bot.stop()", "bot_data"), ("raise SystemExit(3)", "user_data")])
-def test_a_process_that_ends_with_such_a_value_saves_the_rest(path, witness, ending, place):
+def test_a_process_that_ends_with_such_a_value_saves_the_rest(location, witness, ending, place):
     """PTB's shutdown raises before it flushes."""
-    command = [sys.executable, "-c", DYING.replace("{ending}", ending), path, place]
+    command = [sys.executable, "-c", DYING.replace("{ending}", ending), str(location), place]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == (3 if "Exit" in ending else 1), ended.stderr
     everything(witness, without=(2,) if place == "user_data" else ())
@@ -197,9 +199,10 @@ async def test_a_class_whose_own_code_fails_costs_no_other_entity(start_bot, wit
 
 # --- what cannot be read at the start ---
 
+TRUNCATED = '{"a": [1, 2'
 BROKEN = {
     "text": "not JSON at all",
-    "truncated": '{"a": [1, 2',
+    "truncated": TRUNCATED,
     "unknown tag": '{"$newer": [1]}',
     "wrong payload": '{"a": {"$datetime": 7}}',
     "unknown class": '{"a": {"$dataclass": ["somewhere.else:Thing", {}]}}',
@@ -208,12 +211,16 @@ BROKEN = {
 
 @pytest.mark.parametrize("section", ["user_data", "chat_data", "bot_data"])
 @pytest.mark.parametrize("broken", ["text", "truncated", "unknown tag", "wrong payload", "unknown class"])
-async def test_an_entry_that_cannot_be_read_is_quarantined(start_bot, witness, caplog, section, broken):
+async def test_an_entry_that_cannot_be_read_is_quarantined(start_bot, database, witness, caplog, section, broken):
     place = {"user_data": (USERS, "42"), "chat_data": (CHATS, "7"), "bot_data": (BOT, "data")}[section]
     bot = await start_bot()
     await bot.say("x", lambda _, context: getattr(context, section).update(a=1))
     await bot.say("x", lambda _, context: context.user_data.update(a=1), user=43)
     await bot.stop()
+    if database.refuses_other_text and broken in {"text", "truncated"}:
+        with pytest.raises(DatabaseError, match="json"):
+            witness.update_text(*place, BROKEN[broken])
+        return
     witness.update_text(*place, BROKEN[broken])
     before = witness.texts()[place]
 
@@ -238,7 +245,7 @@ async def test_a_drop_does_not_delete_what_cannot_be_read(start_bot, witness):
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.stop()
-    witness.update_text(USERS, "42", BROKEN["truncated"])
+    witness.update_text(USERS, "42", BROKEN["unknown tag"])
     before = witness.texts()[USERS, "42"]
     bot = await start_bot()
     bot.app.drop_user_data(42)
@@ -250,7 +257,7 @@ async def test_a_repaired_entry_is_there_at_the_next_update(start_bot, witness):
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.stop()
-    witness.update_text(USERS, "42", BROKEN["truncated"])
+    witness.update_text(USERS, "42", BROKEN["unknown tag"])
     bot = await start_bot()
     await bot.say("x")
     witness.update(USERS, "42", {"a": 2})
@@ -264,7 +271,7 @@ async def test_a_deleted_one_makes_room_for_what_memory_has(start_bot, witness):
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.stop()
-    witness.update_text(USERS, "42", BROKEN["truncated"])
+    witness.update_text(USERS, "42", BROKEN["unknown tag"])
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(b=2))
     await bot.save()

@@ -18,6 +18,8 @@ from ptb_kvpersistence.persistence.sections_io import import_sections
 from tests.ptb.offline import OTHER_TOKEN, TOKEN
 from tests.ptb.test_persistence_conversations import form
 
+pytestmark = pytest.mark.everywhere
+
 IMPORTED = Sections({42: {"old": 1}}, {7: {"old": 2}}, {"old": 3}, {"form": {(7, 42): "AGE"}}, None)
 
 
@@ -86,11 +88,11 @@ async def test_names_of_every_kind_work(start_bot, name):
 # --- imports ---
 
 
-async def test_an_import_without_a_name_goes_to_the_first_bot_without_data(start_bot, path, witness):
+async def test_an_import_without_a_name_goes_to_the_first_bot_without_data(start_bot, location, witness):
     bot = await start_bot(OTHER_TOKEN)
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.stop()
-    import_sections(path, IMPORTED, bot=None)
+    import_sections(location, IMPORTED, bot=None)
     assert "unclaimed" in bots(witness)
 
     bot = await start_bot(OTHER_TOKEN)
@@ -108,18 +110,18 @@ async def test_an_import_without_a_name_goes_to_the_first_bot_without_data(start
     assert bot.app.user_data[42] == {"old": 1, "new": 1}
 
 
-async def test_two_bots_that_start_at_once_do_not_both_get_the_import(start_bot, path, witness):
-    import_sections(path, IMPORTED, bot=None)
+async def test_two_bots_that_start_at_once_do_not_both_get_the_import(start_bot, location, witness):
+    import_sections(location, IMPORTED, bot=None)
     both = await asyncio.gather(start_bot(TOKEN), start_bot(OTHER_TOKEN))
     assert sorted(len(bot.app.user_data) for bot in both) == [0, 1]
     assert len(set(bots(witness).values())) == 2
 
 
 @pytest.mark.parametrize("order", ["1212121212", "1122121212", "1211221212", "1221121212"])
-def test_the_claim_is_atomic_in_any_order_of_two_starts(path, witness, order):
-    import_sections(path, IMPORTED, bot=None)
+def test_the_claim_is_atomic_in_any_order_of_two_starts(location, witness, order):
+    import_sections(location, IMPORTED, bot=None)
     imported = bots(witness)["unclaimed"]
-    backend = open_backend(path)
+    backend = open_backend(location)
     store = backend.perform(OpenStore("default", "open")).id
     running = {name: namespaces.resolve(store, name) for name in "12"}
     replies = dict.fromkeys(running)
@@ -138,8 +140,8 @@ def test_the_claim_is_atomic_in_any_order_of_two_starts(path, witness, order):
     assert bots(witness) == {f"bot:{name}": namespace for name, namespace in found.items()}
 
 
-async def test_an_import_under_a_name_waits_for_that_bot(start_bot, path):
-    import_sections(path, IMPORTED, bot="1001")
+async def test_an_import_under_a_name_waits_for_that_bot(start_bot, location):
+    import_sections(location, IMPORTED, bot="1001")
     bot = await start_bot(OTHER_TOKEN)
     assert dict(bot.app.user_data) == {}
     await bot.stop()
@@ -174,11 +176,11 @@ async def test_an_empty_namespace_beside_filled_ones_is_warned_about(start_bot, 
 # --- scripts ---
 
 
-async def test_a_script_without_a_bot_takes_the_only_namespace(start_bot, path):
+async def test_a_script_without_a_bot_takes_the_only_namespace(start_bot, location):
     bot = await start_bot(TOKEN)
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.stop()
-    script = KVPersistence(path)
+    script = KVPersistence(location)
     assert await script.get_user_data() == {42: {"a": 1}}
     await script.update_user_data(42, {"a": 2})
     await script.flush()
@@ -186,28 +188,28 @@ async def test_a_script_without_a_bot_takes_the_only_namespace(start_bot, path):
     assert bot.app.user_data[42] == {"a": 2}
 
 
-async def test_a_script_must_say_which_bot_where_there_are_several(start_bot, path):
+async def test_a_script_must_say_which_bot_where_there_are_several(start_bot, location):
     for token in (TOKEN, OTHER_TOKEN):
         bot = await start_bot(token)
         await bot.say("x", lambda _, context, token=token: context.user_data.update(token=token[:4]))
         await bot.stop()
     before = set(threading.enumerate())  # the one that watches the end of the process among them
     with pytest.raises(ConfigurationError, match=r"several bots \(1001, 2002\); say which with bot=") as caught:
-        await KVPersistence(path).get_user_data()
+        await KVPersistence(location).get_user_data()
     assert isinstance(caught.value, KVPersistenceError)
     for thread in set(threading.enumerate()) - before:
         thread.join(10)  # a worker whose connection is closed is about to end
         assert not thread.is_alive()
-    script = KVPersistence(path, bot=2002)
+    script = KVPersistence(location, bot=2002)
     assert await script.get_user_data() == {42: {"token": "2002"}}
     await script.flush()
 
 
-async def test_what_a_script_writes_first_goes_to_the_first_bot(start_bot, path, witness):
-    script = KVPersistence(path)
+async def test_what_a_script_writes_first_goes_to_the_first_bot(start_bot, location, witness):
+    script = KVPersistence(location)
     await script.update_user_data(42, {"seed": 1})
     await script.flush()
-    again = KVPersistence(path)
+    again = KVPersistence(location)
     assert await again.get_user_data() == {42: {"seed": 1}}
     await again.flush()
     bot = await start_bot(TOKEN)

@@ -8,7 +8,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import uuid
 from contextlib import closing
 from pathlib import Path
 
@@ -21,11 +20,6 @@ from ptb_kvpersistence.persistence import presence
 from tests.ptb.offline import OTHER_TOKEN, TOKEN
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(params=["file", "memory"])
-def location(request, path):
-    return path if request.param == "file" else f"memory:{uuid.uuid4().hex}"
 
 
 @pytest.fixture
@@ -44,6 +38,7 @@ def last_seen(location):
         return bot.last_seen
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_a_store_is_kept_while_a_bot_runs(start_bot, location):
     bot = await start_bot(persistence=KVPersistence(location))
     await bot.app.start()
@@ -64,18 +59,20 @@ async def test_a_store_is_kept_while_a_bot_runs(start_bot, location):
         assert database.names() == []
 
 
-async def test_each_bot_counts(start_bot, path):
+@pytest.mark.everywhere
+async def test_each_bot_counts(start_bot, location):
     first = await start_bot(TOKEN)
     second = await start_bot(OTHER_TOKEN, options={"bot": "support"})
-    assert attached(path) == ["1001", "support"]
+    assert attached(location) == ["1001", "support"]
     await first.stop()
-    with connect(path) as database, pytest.raises(StoreInUseError, match="by 'support';"):
+    with connect(location) as database, pytest.raises(StoreInUseError, match="by 'support';"):
         database.delete("default")
     await second.stop()
-    with connect(path) as database:
+    with connect(location) as database:
         database.delete("default")
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_two_persistences_of_one_bot(location):
     first, second = KVPersistence(location, bot="shop"), KVPersistence(location, bot="shop")
     await first.get_user_data()
@@ -86,6 +83,7 @@ async def test_two_persistences_of_one_bot(location):
     assert attached(location) == []
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_it_gives_signs_of_life(location, quick):
     async with connect_async(location) as database:
         store = await database.store("default", create=True)
@@ -108,6 +106,7 @@ async def test_it_gives_signs_of_life(location, quick):
         assert await store.get("still open", "yes") == "yes"
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_who_goes_on_after_a_flush_is_attached_again(location):
     persistence = KVPersistence(location, bot="shop")
     for number in range(2):
@@ -128,31 +127,34 @@ async def until(condition):
     assert condition()
 
 
-def test_several_loops_in_turn(path, quick):
-    persistence = KVPersistence(path, bot="shop")
+@pytest.mark.everywhere
+def test_several_loops_in_turn(location, quick):
+    persistence = KVPersistence(location, bot="shop")
 
     async def use(number):
         await persistence.update_user_data(number, {})
-        await until(lambda: attached(path) == ["shop"])
-        before = last_seen(path)
-        await until(lambda: last_seen(path) > before)
+        await until(lambda: attached(location) == ["shop"])
+        before = last_seen(location)
+        await until(lambda: last_seen(location) > before)
 
     asyncio.run(use(1))
     asyncio.run(use(2))
     asyncio.run(persistence.flush())
-    assert attached(path) == []
+    assert attached(location) == []
 
 
-async def test_a_script_without_a_bot_is_not_attached(path):
-    script = KVPersistence(path)
+@pytest.mark.everywhere
+async def test_a_script_without_a_bot_is_not_attached(location):
+    script = KVPersistence(location)
     await script.update_user_data(42, {})
     await script.get_user_data()
-    with connect(path) as database:
+    with connect(location) as database:
         assert database.bots("default") == []
         database.delete("default")
     await script.flush()
 
 
+@pytest.mark.everywhere
 async def test_nothing_is_asked_of_the_store_for_it_between_the_signs(start_bot, monkeypatch):
     bot = await start_bot()
     asked = []
@@ -187,6 +189,7 @@ async def test_a_bot_runs_though_nobody_can_be_told(start_bot, path, no_leases, 
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_the_signs_end_with_the_store(location, quick, caplog):
     caplog.set_level("DEBUG", "ptb_kvpersistence")
     async with connect_async(location) as database:
@@ -201,6 +204,7 @@ async def test_the_signs_end_with_the_store(location, quick, caplog):
     assert caplog.records == []
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_the_signs_end_when_the_database_is_closed(location, quick):
     database = connect_async(location)
     persistence = KVPersistence(store=await database.store("default", create=True), bot="shop")

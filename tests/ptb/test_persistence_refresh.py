@@ -16,6 +16,8 @@ from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.model import Changes, Commit
 from tests.ptb.offline import FaultyCommits
 
+pytestmark = pytest.mark.everywhere
+
 SECTIONS = {"user_data": (42, "42"), "chat_data": (7, "7"), "bot_data": (None, "data")}
 
 
@@ -49,7 +51,7 @@ class Writers:
     @staticmethod
     async def persistence(witness, domain, key, value):
         section, shared = domain.split(":")[1], domain.count(":") == 1
-        other = KVPersistence(witness.path, bot=1001, share=[section] if shared else ())
+        other = KVPersistence(witness.location, bot=1001, share=[section] if shared else ())
         await getattr(other, f"get_{section}")()
         if section == "bot_data":
             await other.update_bot_data(value)
@@ -344,7 +346,7 @@ class Requests:
         backend.perform = counting
 
 
-async def test_with_nothing_changed_nobody_asks_the_database(start_bot, witness):
+async def test_with_nothing_changed_nobody_asks_the_file(start_bot, path, witness):
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.save()
@@ -363,11 +365,11 @@ async def test_with_nothing_changed_nobody_asks_the_database(start_bot, witness)
 async def test_the_three_hooks_of_an_update_share_a_look(start_bot, witness):
     bot = await start_bot()
     persistence = bot.persistence
-    persistence._keeper.max_staleness = 10.0
+    persistence._keeper.sight.max_staleness = 10.0
     await bot.say("x")
     requests = Requests(persistence)
     witness.put("ptb:user_data:1001", "42", {"a": 1})
-    persistence._keeper._looked_at -= 20
+    persistence._keeper.sight.looked_at -= 20
     await bot.say("x")
     await bot.say("x")
     assert requests.kinds == [Changes]
@@ -401,11 +403,11 @@ async def test_handlers_run_though_the_store_cannot_be_read(start_bot, witness, 
     assert (await look(bot))["a"] == 3
 
 
-async def test_a_locked_database_holds_up_no_handler(start_bot, witness):
+async def test_a_locked_database_holds_up_no_handler(start_bot, path, witness):
     bot = await start_bot()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.save()
-    with closing(sqlite3.connect(witness.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("UPDATE entries SET value = '{\"a\": 2}' WHERE key = '42'")
         started = time.perf_counter()

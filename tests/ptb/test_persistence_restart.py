@@ -16,6 +16,8 @@ from telegram.ext import CallbackContext, ContextTypes
 
 from ptb_kvpersistence import KVPersistence
 
+pytestmark = pytest.mark.everywhere
+
 
 async def restart(start_bot, bot, **settings):
     await bot.stop()
@@ -107,7 +109,7 @@ async def test_the_same_application_starts_and_stops_again(start_bot):
     assert bot.app.user_data[42] == {"n": [0, 1, 2]}
 
 
-def test_one_persistence_serves_one_loop_after_another(path):
+def test_one_persistence_serves_one_loop_after_another(location):
     from tests.ptb.offline import OfflineBot
 
     async def run(persistence, count):
@@ -116,7 +118,7 @@ def test_one_persistence_serves_one_loop_after_another(path):
         await bot.stop()
         return dict(bot.app.user_data)
 
-    persistence = KVPersistence(path)
+    persistence = KVPersistence(location)
     asyncio.run(run(persistence, 0))
     assert asyncio.run(run(persistence, 1)) == {42: {"n": [0, 1]}}
 

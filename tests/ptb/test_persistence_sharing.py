@@ -1,12 +1,9 @@
-"""Several bots on one store: shared sections, policies, conflicts and their log, two processes on one file."""
+"""Several bots on one store: shared sections, policies, conflicts and their log."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -15,7 +12,8 @@ from ptb_kvpersistence import KVPersistence, connect_async
 from tests.ptb.offline import OTHER_TOKEN, TOKEN, FaultyCommits
 from tests.ptb.test_persistence_conversations import form
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.everywhere
+
 SHAREABLE = ("user_data", "chat_data", "bot_data")
 
 
@@ -28,17 +26,15 @@ async def databases():
         await database.close()
 
 
-@pytest.fixture(params=["one path", "one AsyncStore", "memory"])
-def start_pair(request, databases, start_bot, path):
+@pytest.fixture(params=["one location", "one AsyncStore"])
+def start_pair(request, databases, start_bot, location):
     """Start two bots on one store, in each of the ways in which one process can."""
 
     async def start(**options):
-        if request.param == "one path":
-            settings = [{"filepath": path}, {"filepath": path}]
-        elif request.param == "memory":
-            settings = [{"filepath": f"memory:{path}"}, {"filepath": f"memory:{path}"}]
+        if request.param == "one location":
+            settings = [{"filepath": location}, {"filepath": location}]
         else:
-            databases.append(connect_async(path))
+            databases.append(connect_async(location))
             store = await databases[-1].store(create=True)
             settings = [{"store": store}, {"store": store}]
         return [
@@ -60,6 +56,7 @@ async def look(bot, section="user_data"):
     return found[0]
 
 
+@pytest.mark.everywhere(memory=True)
 @pytest.mark.parametrize("shared", SHAREABLE)
 async def test_each_section_is_shared_only_when_asked(start_pair, shared):
     one, two = await start_pair(share=[shared])
@@ -70,6 +67,7 @@ async def test_each_section_is_shared_only_when_asked(start_pair, shared):
         assert await look(two, section) == ({"a": 1} if section == shared else {})
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_both_see_and_keep_each_others_edits(start_pair):
     one, two = await start_pair(share=SHAREABLE)
     for section in SHAREABLE:
@@ -88,6 +86,7 @@ async def test_both_see_and_keep_each_others_edits(start_pair):
         assert await look(one, section) == await look(two, section)
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_appends_of_both_are_kept(start_pair):
     one, two = await start_pair(share=["user_data"])
     await one.say("x", edit(lambda data: data.update(log=[])))
@@ -104,6 +103,7 @@ async def test_appends_of_both_are_kept(start_pair):
     assert sorted((await look(two))["log"]) == expected
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_a_drop_of_one_keeps_what_the_other_edited_meanwhile(start_pair):
     one, two = await start_pair(share=["user_data"])
     await one.say("x", edit(lambda data: data.update(a=1, b=1)))
@@ -115,6 +115,7 @@ async def test_a_drop_of_one_keeps_what_the_other_edited_meanwhile(start_pair):
     assert await look(one) == await look(two) == {"b": 2}
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_a_drop_is_seen_by_the_other(start_pair):
     one, two = await start_pair(share=["user_data"])
     await one.say("x", edit(lambda data: data.update(a=1)))
@@ -142,8 +143,8 @@ async def test_conversations_and_buttons_stay_private(start_bot):
     assert await look(one) == {"step": "age"}
 
 
-async def test_a_store_that_was_given_is_not_closed(start_bot, path):
-    async with connect_async(path) as database:
+async def test_a_store_that_was_given_is_not_closed(start_bot, location):
+    async with connect_async(location) as database:
         store = await database.create("common")
         bot = await start_bot(persistence=KVPersistence(store=store))
         assert bot.persistence.store.name == "common"
@@ -171,6 +172,7 @@ async def test_handlers_use_the_store(start_bot):
     assert [key async for key, _ in store.domain("orders").items()] == ["PO-1", "PO-2", "PO-3"]
 
 
+@pytest.mark.everywhere(memory=True)
 async def test_a_handler_changes_the_data_of_another_user(start_pair):
     one, two = await start_pair(share=["user_data"])
     await two.say("x", edit(lambda data: data.update(coins=1)), user=5)
@@ -190,6 +192,7 @@ async def test_a_handler_changes_the_data_of_another_user(start_pair):
     assert (one.errors, two.errors) == ([], [])
 
 
+@pytest.mark.everywhere(memory=True)
 @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "exclusive"])
 @pytest.mark.parametrize("ending", ["committed", "rolled back", "conflict"])
 async def test_one_transaction_spans_the_sections_of_two_bots(start_pair, lock, ending):
@@ -342,55 +345,3 @@ async def test_random_histories_of_two_bots_lose_nothing(start_bot, seed):
         assert sorted(final["log"]) == appended
         assert set(final["keys"]) == keys
     assert bots[0].app.user_data[42] == bots[1].app.user_data[42]
-
-
-WRITER = """
-import asyncio, sys
-from ptb_kvpersistence import KVPersistence
-from tests.ptb.offline import OfflineBot
-from tests.ptb.test_persistence_sharing import work
-
-async def main():
-    options = {"share": ["user_data"], "merge": {"user_data.*.n": "sum"}, "max_staleness": 0}
-    bot = await OfflineBot(KVPersistence(sys.argv[1], **options), "2002:offline").start()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    await work(bot, "child")
-    await bot.stop()
-
-asyncio.run(main())
-"""
-ROUNDS = 25
-
-
-async def work(bot, name):
-    """Count, append and save, as fast as it goes."""
-    for number in range(ROUNDS):
-        await bot.say("x", edit(lambda data: data.update(n=data.get("n", 0) + 1)))
-        await bot.say("x", edit(lambda data, number=number: data.setdefault(name, []).append(number)))
-        await bot.say("x", edit(lambda data, number=number: data["both"].append(f"{name}{number}")))
-        await bot.save()
-        await asyncio.sleep(0)
-
-
-async def test_two_processes_on_one_file_lose_nothing(start_bot, path):
-    options = {"share": ["user_data"], "merge": {"user_data.*.n": "sum"}}
-    bot = await start_bot(options=options)
-    await bot.say("x", edit(lambda data: data.update(both=[])))
-    await bot.save()
-    pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WRITER, str(path), cwd=ROOT, stdin=pipe, stdout=pipe
-    )
-    assert (await asyncio.wait_for(child.stdout.readline(), 30)).strip() == b"ready"
-    child.stdin.write(b"go\n")
-    await work(bot, "parent")
-    await asyncio.wait_for(child.communicate(), 30)
-    assert child.returncode == 0
-    assert not bot.errors
-    final = await look(bot)
-    assert final["n"] == 2 * ROUNDS
-    assert final["child"] == final["parent"] == list(range(ROUNDS))
-    assert sorted(final["both"]) == sorted(
-        f"{name}{number}" for name in ("child", "parent") for number in range(ROUNDS)
-    )

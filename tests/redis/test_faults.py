@@ -38,7 +38,7 @@ from tests.servers.proxy import Proxy
 
 @pytest.fixture
 def proxy(own_server):
-    proxy = Proxy(own_server.port)
+    proxy = Proxy(own_server.port, b"EVALSHA")
     yield proxy
     proxy.close()
 
@@ -61,14 +61,14 @@ async def count_up(subject, store):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("where", ["cut_requests", "cut_replies"])
-async def test_a_cut_connection_is_no_second_commit(connect, proxy, cut_url, own_server, url, witness_of, where, times):
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_cut_connection_is_no_second_commit(connect, proxy, cut_url, own_server, url, witness_of, when, times):
     subject = connect(cut_url)
     store = await prepared(subject)
     applied = witness_of(own_server, url).client.pubsub(ignore_subscribe_messages=True)
     applied.subscribe(f"{url[-13:]}:changed")
     applied.get_message(timeout=1)
-    setattr(proxy, where, times)
+    proxy.cut(when, times=times)
     proxy.seen = 0
     reply = await count_up(subject, store)
     assert proxy.seen == 1 + times
@@ -85,7 +85,7 @@ async def test_a_cut_connection_is_no_second_commit(connect, proxy, cut_url, own
 async def test_a_callers_id_is_answered_as_if_nothing_had_happened(connect, proxy, cut_url):
     subject = connect(cut_url)
     store = await prepared(subject)
-    proxy.cut_replies = 1
+    proxy.cut_after()
     commit = Commit(store, (Put("d", "n", b"1"),), (), "mine")
     reply = await subject.perform(commit)
     assert len(reply.versions) == 1
@@ -97,7 +97,7 @@ async def test_other_writing_requests_can_be_cut_too(connect, proxy, cut_url):
     store = await prepared(subject)
 
     async def cut(request):
-        proxy.cut_replies = 1
+        proxy.cut_after()
         return await subject.perform(request)
 
     made = await cut(OpenStore("new", "create"))
@@ -118,14 +118,14 @@ async def test_other_writing_requests_can_be_cut_too(connect, proxy, cut_url):
 async def test_who_gives_up_says_that_the_outcome_is_not_known(connect, proxy, cut_url, own_server, url, witness_of):
     subject = connect(cut_url)
     store = await prepared(subject)
-    proxy.cut_replies = 10_000
+    proxy.cut_after(times=10_000)
     started = time.monotonic()
     with pytest.raises(OutcomeUnknownError, match="may have been written"):
         await subject.perform(Commit(store, (Put("d", "n", b"1"),), (), "mine"), 0.5)
     with pytest.raises(DatabaseUnavailableError, match=r"did not answer within 0\.5 s"):
         await subject.perform(GetMany(store, (Address("d", "n"),)), 0.5)
     assert time.monotonic() - started < 3
-    proxy.cut_replies = 0
+    proxy.cut_after(times=0)
     assert (await subject.perform(Commit(store, (Put("d", "n", b"2"),), (), "mine"))).applied_before
     assert witness_of(own_server, url).entries()["shop", "d", "n"] == b"1"
 
@@ -362,22 +362,22 @@ async def test_a_session_whose_connection_broke_ends_well_if_nobody_wrote(
     assert (await subject.perform(Commit(store, (Put("d", "n", b"after"),)))).is_committed
 
 
-@pytest.mark.parametrize("where", ["cut_requests", "cut_replies"])
-async def test_the_end_of_a_session_can_be_cut(connect, proxy, cut_url, own_server, url, witness_of, where):
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_the_end_of_a_session_can_be_cut(connect, proxy, cut_url, own_server, url, witness_of, when):
     subject = connect(cut_url)
     store = await prepared(subject)
     session = await begin(subject, store)
-    setattr(proxy, where, 1)
+    proxy.cut(when)
     await end(session, Commit(store, (Put("d", "n", b"mine"),)))
     assert witness_of(own_server, url).entries()["shop", "d", "n"] == b"mine"
     assert (await subject.perform(Commit(store, (Put("d", "n", b"after"),)), 0.5)).is_committed
 
 
-@pytest.mark.parametrize("where", ["cut_requests", "cut_replies"])
-async def test_the_beginning_of_a_session_can_be_cut(connect, proxy, cut_url, where):
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_the_beginning_of_a_session_can_be_cut(connect, proxy, cut_url, when):
     subject = connect(cut_url)
     store = await prepared(subject)
-    setattr(proxy, where, 1)
+    proxy.cut(when)
     session = await begin(subject, store)
     await end(session, None)
     session = await begin(subject, store, 0)

@@ -1,82 +1,144 @@
-"""A TCP proxy on 127.0.0.1 that can cut connections at the moment that hurts."""
+"""A TCP proxy on 127.0.0.1 that breaks connections at the moment that hurts, counts round trips, and slows them."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
-from contextlib import suppress
+import time
 
 
 class Proxy:
-    """Passes bytes on between clients and a server on a port of this machine.
+    """Passes bytes on between clients and a server on a port of this machine, until told otherwise.
 
     Attributes:
         port: Where clients connect.
-        cut_requests: So many times, a connection is cut when a request has come, before it is passed on.
-        cut_replies: So many times, a connection is cut when a reply has come, instead of passing it on.
-        matching: What a request must contain to be counted.
-        hold_requests: So many times, a request is kept, and passed on only after :meth:`deliver`.
-        seen: How many requests came that contained it.
+        server_port: Where it passes things on to.
+        accepted: How many connections were made.
+        cuts: How many it broke on purpose.
+        matching: What a request must contain to be counted in `seen`, and to be held.
+        seen: How many such requests came.
+        turns: How often somebody sent something after an answer, or as the first: the round trips that were begun.
+        is_deaf: Nothing that the server says is passed on.
+        delay: Seconds by which each answer is late.
+        hold_requests: So many times, a matching request is kept, and passed on only after :meth:`deliver`.
     """
 
-    def __init__(self, server_port, matching=b"EVALSHA"):
+    def __init__(self, server_port, matching=b""):
         self.server_port = server_port
         self.matching = matching
-        self.cut_requests = self.cut_replies = self.hold_requests = self.seen = 0
+        self.accepted = self.cuts = self.seen = self.turns = self.hold_requests = 0
+        self.is_deaf = False
+        self.delay = 0.0
+        self._before = self._after = b""
+        self._times = 0
+        self._is_open = True
         self._delivery = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._sockets = set()
+        self._lock = threading.Lock()
+        self._pairs = set()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def _accept(self):
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                try:
-                    server = socket.create_connection(("127.0.0.1", self.server_port))
-                except OSError:
-                    client.close()
-                    continue
-                self._sockets |= {client, server}
-                state = {"is_doomed": False}
-                for source, target, is_request in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=self._pass, args=(source, target, is_request, state), daemon=True).start()
+    # --- what is to happen ---
 
-    def _pass(self, source, target, is_request, state):
-        with suppress(OSError):
-            while data := source.recv(1 << 20):
-                if is_request and self.matching in data:
-                    self.seen += 1
-                    if self.cut_requests:
-                        self.cut_requests -= 1
-                        break
-                    if self.hold_requests:
-                        self.hold_requests -= 1
-                        self._delivery.wait(20)
-                    if self.cut_replies:
-                        self.cut_replies -= 1
-                        state["is_doomed"] = True
-                elif not is_request and state["is_doomed"]:
-                    break
-                target.sendall(data)
-        for end in (source, target):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-            self._sockets.discard(end)
+    def cut_before(self, text=None, times=1):
+        """Break the connection instead of passing on a request that holds the text."""
+        self._before, self._after, self._times = text or self.matching, b"", times
+
+    def cut_after(self, text=None, times=1):
+        """Pass such a request on, wait for the answer, and break the connection instead of passing that on."""
+        self._before, self._after, self._times = b"", text or self.matching, times
+
+    def cut(self, when, text=None, times=1):
+        """Do either, "before" or "after"."""
+        (self.cut_before if when == "before" else self.cut_after)(text, times)
+
+    def cut_all(self):
+        """Break all connections there are."""
+        for pair in list(self._pairs):
+            self._close(pair)
 
     def deliver(self):
         """Pass on what was kept."""
         self._delivery.set()
 
-    def cut_all(self):
-        """Cut every connection there is."""
-        for end in list(self._sockets):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
     def close(self):
+        self._is_open = False
         self.deliver()
-        self._listener.close()
+        # A thread that waits in accept() is woken by a connection only.
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        self._listening.close()
         self.cut_all()
+
+    # --- threads ---
+
+    def _accept(self):
+        while self._is_open:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            if not self._is_open:
+                client.close()
+                return
+            self.accepted += 1
+            try:
+                server = socket.create_connection(("127.0.0.1", self.server_port))
+            except OSError:
+                client.close()
+                continue
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = (client, server)
+            self._pairs.add(pair)
+            state = {"is_doomed": False, "is_asking": False}
+            threading.Thread(target=self._up, args=(pair, state), daemon=True).start()
+            threading.Thread(target=self._down, args=(pair, state), daemon=True).start()
+
+    def _up(self, pair, state):
+        client, server = pair
+        with contextlib.suppress(OSError):
+            while data := client.recv(1 << 20):
+                with self._lock:
+                    self.turns += not state["is_asking"]
+                    state["is_asking"] = True
+                    is_match = bool(self.matching) and self.matching in data
+                    self.seen += is_match
+                    if self._strikes(self._before, data):
+                        break
+                    state["is_doomed"] |= self._strikes(self._after, data)
+                    is_held = is_match and self.hold_requests > 0
+                    self.hold_requests -= is_held
+                if is_held:
+                    self._delivery.wait(20)
+                server.sendall(data)
+        self._close(pair)
+
+    def _strikes(self, text, data):
+        if not self._times or not text or text not in data:
+            return False
+        self._times -= 1
+        self.cuts += 1
+        return True
+
+    def _down(self, pair, state):
+        client, server = pair
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 20):
+                if state["is_doomed"]:
+                    break
+                if self.delay:
+                    time.sleep(self.delay)
+                state["is_asking"] = False
+                if not self.is_deaf:
+                    client.sendall(data)
+        self._close(pair)
+
+    def _close(self, pair):
+        self._pairs.discard(pair)
+        for each in pair:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()

@@ -149,11 +149,11 @@ class Jobs:
             Commit: self._commit,
             OpenStore: self._open_store,
             _Opening: self._open_store,
-            ListDomains: lambda request, _: self._list_domains(request),
             ListStores: lambda _request, _: self._list_stores(),
             RenameStore: self._rename_store,
             DeleteStore: self._delete_store,
             SetDomain: lambda request, _: self._set_domain(request),
+            ListDomains: lambda request, _: self._list_domains(request),
             Sweep: lambda request, _: self._sweep(request),
             AcquireLease: self._acquire,
             RenewLease: lambda request, _: self._renew(request),
@@ -274,16 +274,16 @@ class Jobs:
     def _sweep(self, request: Sweep) -> Job:
         return Job([(self.sql(sql.SWEEP), (request.limit,))], lambda rows: int(rows[0][0][0]), writes=True)
 
-    # --- stores ---
-
-    def _list_stores(self) -> Job:
-        return Job([(self.sql(sql.LIST), ())], lambda rows: tuple(map(StoreInfo._make, rows[0])))
-
     def _list_domains(self, request: ListDomains) -> Job:
         def decode(rows: list[Rows]) -> tuple[DomainInfo, ...]:
             return tuple(DomainInfo._make(row) for row in _of_store(rows[0]) if row[0] is not None)
 
         return Job([(self.sql(sql.LIST_DOMAINS), (request.store,))], decode)
+
+    # --- stores ---
+
+    def _list_stores(self) -> Job:
+        return Job([(self.sql(sql.LIST), ())], lambda rows: tuple(map(StoreInfo._make, rows[0])))
 
     def _open_store(self, request: OpenStore, _again: bool) -> Job:
         if request.mode == "open":

@@ -40,11 +40,10 @@ FAILED: Final = f"SELECT 1 FROM {{s}}.kv_failed_1(%s, {_NOW}{', %s' * 8}) LIMIT 
 FIND: Final = "SELECT s.id, s.name, s.incarnation FROM {s}.kv_stores s WHERE s.name = %s"
 LIST: Final = "SELECT s.id, s.name, s.incarnation FROM {s}.kv_stores s ORDER BY s.name"
 OPEN: Final = "SELECT * FROM {s}.kv_open_1(%s, %s)"
-LIST_DOMAINS: Final = """SELECT d.domain, d.keep FROM {s}.kv_stores s
-    LEFT JOIN {s}.kv_domains d ON d.store = s.id AND d.keep IS NOT NULL
-    WHERE s.id = %s ORDER BY d.domain"""
 RENAME: Final = "SELECT * FROM {s}.kv_rename_1(%s, %s, %s)"
 DELETE: Final = "SELECT * FROM {s}.kv_delete_1(%s, %s)"
+LIST_DOMAINS: Final = """SELECT d.domain, d.keep FROM {s}.kv_stores s
+    LEFT JOIN {s}.kv_domains d ON d.store = s.id AND d.keep IS NOT NULL WHERE s.id = %s ORDER BY d.domain"""
 SET_DOMAIN: Final = "SELECT {s}.kv_set_domain_1(%s, %s, %s)"
 COMMIT: Final = f"SELECT * FROM {{s}}.kv_commit_1({', '.join(['%s'] * 19)})"
 SWEEP: Final = "SELECT {s}.kv_sweep_1(%s)"

@@ -249,13 +249,11 @@ class Requests:
 
     def _list_domains(self, request: ListDomains, task: Task) -> Conversation[tuple[DomainInfo, ...]]:
         keys = self.keys(request.store)
-        reply = yield from self.router.run(
-            scripts.DOMAINS, keys.slot, (keys.meta, keys.domains), (), task, writes=False
-        )
-        if reply[0] == b"gone":
+        stored = yield from self.router.command(keys.slot, b"HGETALL", keys.domains, task=task)
+        if not stored and not (yield from self.router.command(keys.slot, b"HEXISTS", keys.meta, b"head", task=task)):
             raise store_gone()
-        found = zip(reply[1][::2], reply[1][1::2], strict=True)
-        return tuple(sorted(DomainInfo(domain.decode(), int(keep)) for domain, keep in found))
+        found = ((stored[at].decode(), int(stored[at + 1])) for at in range(0, len(stored), 2))
+        return tuple(map(DomainInfo._make, sorted(found)))
 
     def _sweep(self, request: Sweep, task: Task) -> Conversation[int]:
         done = 0

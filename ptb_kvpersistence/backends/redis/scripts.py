@@ -95,12 +95,14 @@ for i = 1, mutations do
     end
   else
     local ttl, ends
-    if life ~= '' then
-      local kind, number, until_ = string.match(life, '^(%a)(-?%d+) ?(-?%d*)$')
-      ends = tonumber(number)
-      if kind ~= 'e' then
+    local both, both_end = string.match(life, '^b(%d+) (%-?%d+)$')
+    if both then
+      ttl, ends = tonumber(both), tonumber(both_end)
+    elseif life ~= '' then
+      ends = tonumber(string.sub(life, 2))
+      if string.sub(life, 1, 1) == 't' then
         ttl = ends
-        ends = kind == 'b' and tonumber(until_) or now + ttl
+        ends = now + ttl
       end
     elseif has_settings then
       ttl = kept(member)
@@ -305,12 +307,4 @@ return {'ok'}
 )
 
 
-DOMAINS: Final = Script(
-    """
--- ok domain keep ...
-if redis.call('HEXISTS', KEYS[1], 'head') == 0 then return {'gone'} end
-return {'ok', redis.call('HGETALL', KEYS[2])}
-""",
-)
-
-ALL: Final = (COMMIT, READ, CHANGES, DOMAINS, SWEEP, BEGIN, RELEASE)
+ALL: Final = (COMMIT, READ, CHANGES, SWEEP, BEGIN, RELEASE)
