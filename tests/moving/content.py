@@ -30,10 +30,12 @@ VALUES = {
     "no text": b"\xff\xfe\x00",
     "line": b'"a"\n',
 }
+JSON = {name: value for name, value in VALUES.items() if name not in {"no json", "empty", "no text"}}
+"""What a column of PostgreSQL's type json takes."""
 KEYS = ["k", "a b", "\U0001f600", "é", "\uffff", '"\\', "\n", "x" * 1024]
 
 
-def fill(location, *, size=50):
+def fill(location, *, size=50, values=VALUES):
     """Put everything there that a store can have: two stores with entries, and an empty one."""
     now = time.time_ns() // 1_000_000
     with closing(open_backend(location)) as backend:
@@ -43,7 +45,7 @@ def fill(location, *, size=50):
             backend.perform(Commit(store, mutations, durable=False))
 
         commit(*(Put("", key, b'"%d"' % number) for number, key in enumerate(KEYS)))
-        commit(*(Put("values", key, value) for key, value in VALUES.items()))
+        commit(*(Put("values", key, value) for key, value in values.items()))
         commit(Put("kept", "before", b"1"), Put("часто\U0001f600", "k", b"1"))
         backend.perform(SetDomain(shop, "kept", 30 * DAY))
         backend.perform(SetDomain(shop, "only a setting", DAY))

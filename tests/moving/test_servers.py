@@ -13,11 +13,8 @@ from ptb_kvpersistence import connect
 from ptb_kvpersistence.backends.urls import open_backend
 from ptb_kvpersistence.errors import ConfigurationError
 from ptb_kvpersistence.model import Commit, OpenStore, Put
-from tests.moving.content import KEYS, VALUES, held
+from tests.moving.content import JSON, KEYS, held
 from tests.servers import valkey
-
-JSON = {name: text for name, text in VALUES.items() if name not in {"no json", "empty", "no text"}}
-"""What a column of PostgreSQL's type json takes."""
 
 
 @pytest.fixture
