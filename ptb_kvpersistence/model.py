@@ -14,6 +14,8 @@ from ptb_kvpersistence.errors import InvalidKeyError
 R = TypeVar("R")
 
 MAX_KEY_BYTES: Final = 1024
+_SURELY_SHORT: Final = MAX_KEY_BYTES // 4
+"""Characters; no character takes more than four bytes."""
 RESERVED_PREFIX: Final = "ptb:"
 
 
@@ -105,8 +107,11 @@ def check_address(domain: str, key: object) -> Address:
     Raises:
         InvalidKeyError: The key is wrong, or both together are too long.
     """
+    # What nearly every key is, without the cost of finding out why another one is wrong.
+    if type(key) is str and key and key.isascii() and len(domain) + len(key) <= _SURELY_SHORT and "\0" not in key:
+        return tuple.__new__(Address, (domain, key))
     checked = check_name(key)
-    if len(domain) + len(checked) > MAX_KEY_BYTES // 4:
+    if len(domain) + len(checked) > _SURELY_SHORT:
         size = len(domain.encode("utf-8")) + len(checked.encode("utf-8"))
         if size > MAX_KEY_BYTES:
             reason = f"key and domain together take at most {MAX_KEY_BYTES} UTF-8 bytes, these have {size}"
@@ -156,8 +161,8 @@ class Put(NamedTuple):
 
     Attributes:
         ttl: Milliseconds to live from the write on, by the database's clock; kept for later writes and touching.
-        expires_at: Absolute time in milliseconds since the epoch, where no ``ttl`` is given. With neither, the
-            domain's setting decides.
+        expires_at: Absolute time in milliseconds since the epoch. With both, the entry expires then, and the ``ttl`` is
+            kept for later writes. With neither, the domain's setting decides.
     """
 
     domain: str
@@ -187,7 +192,7 @@ class Requested(Generic[R]):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # never changed; made for each read, and a frozen one takes twice the time
 class GetMany(Requested["tuple[Record | None, ...]"]):
     """Read entries from one snapshot; the reply is in the order of the addresses."""
 
@@ -345,6 +350,20 @@ class SetDomain(Requested[None]):
     store: int
     domain: str
     keep: int | None
+
+
+class DomainInfo(NamedTuple):
+    """The setting of a domain: for how many milliseconds its entries are kept."""
+
+    domain: str
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListDomains(Requested["tuple[DomainInfo, ...]"]):
+    """List the domains of a store that have a setting, by name in code point order."""
+
+    store: int
 
 
 @dataclass(frozen=True, slots=True)

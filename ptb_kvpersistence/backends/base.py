@@ -145,8 +145,8 @@ def now() -> int:
 
 def lifetime(put: Put, now: int, keep: int | None) -> tuple[int | None, int | None]:
     """Work out ``ttl`` and ``expires_at`` of an entry that is written now; ``keep`` is its domain's setting."""
-    if put.ttl is None and put.expires_at is not None:
-        return None, put.expires_at
+    if put.expires_at is not None:
+        return put.ttl, put.expires_at
     ttl = keep if put.ttl is None else put.ttl
     return ttl, None if ttl is None else now + ttl
 

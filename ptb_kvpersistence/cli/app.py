@@ -21,6 +21,12 @@ app = typer.Typer(
 )
 
 Target = Annotated[str, typer.Argument(help="Path of the database file, or its URL (sqlite:///bot.db).")]
+Stores = Annotated[
+    list[str] | None, typer.Option("--store", help="Name of a store; may be repeated. Default: all of them.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace stores that have entries; only once the new ones are complete.")
+]
 Store = Annotated[str, typer.Option(help="Name of the store in the database; KVPersistence uses 'default'.")]
 
 
@@ -86,6 +92,53 @@ def import_pickle(
             main=main,
             single_file=single_file,
         )
+
+
+@app.command("copy")
+def copy_(
+    source: Annotated[str, typer.Argument(help="The database to copy: path or URL. It is only read.")],
+    target: Annotated[str, typer.Argument(help="The database to copy to: path or URL. An SQLite file is made.")],
+    stores: Stores = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Copy stores from one database to another, and compare them by count and digest.
+
+    They appear in the target when all of them are complete. A copy that was broken off goes on where it was.
+    """
+    from ptb_kvpersistence.cli.copying import run  # noqa: PLC0415 - drivers are loaded when used
+
+    with reported():
+        run(source, target, stores=tuple(stores or ()), overwrite=overwrite)
+
+
+@app.command("export")
+def export(
+    source: Annotated[str, typer.Argument(help="The database: path or URL. It is only read.")],
+    file: Annotated[str, typer.Argument(help="The file to write; - for standard output.")],
+    stores: Stores = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file, once the new one is complete.")
+    ] = False,
+) -> None:
+    """Write stores to a file as JSON lines, one entry a line."""
+    from ptb_kvpersistence.cli.exporting import run  # noqa: PLC0415 - drivers are loaded when used
+
+    with reported():
+        run(source, file, stores=tuple(stores or ()), overwrite=overwrite)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="What `ptb-kv export` wrote; - for standard input.")],
+    target: Target,
+    stores: Stores = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read stores from a file that `ptb-kv export` wrote, all or nothing. For pickles there is `import-pickle`."""
+    from ptb_kvpersistence.cli.exporting import run_import  # noqa: PLC0415 - drivers are loaded when used
+
+    with reported():
+        run_import(file, target, stores=tuple(stores or ()), overwrite=overwrite)
 
 
 @app.command()

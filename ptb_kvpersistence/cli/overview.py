@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
 from ptb_kvpersistence.backends.base import Backend
-from ptb_kvpersistence.backends.urls import open_backend, parse
-from ptb_kvpersistence.errors import ConfigurationError
+from ptb_kvpersistence.cli.transfers import open_existing
 from ptb_kvpersistence.model import Count, KeyRange, ListStores, StoreInfo
 from ptb_kvpersistence.persistence.layout import SECTIONS, SHAREABLE, UNCLAIMED, Layout
 from ptb_kvpersistence.persistence.namespaces import list_namespaces
@@ -23,11 +20,8 @@ def run(target: str) -> None:
         ConfigurationError: There is no such database; none is made.
         KVPersistenceError: It cannot be read.
     """
-    place = parse(target)
-    if place.kind == "sqlite" and not Path(place.path).exists():
-        raise ConfigurationError(f"{place.path}: no such database")
     console = Console(soft_wrap=True)
-    backend = open_backend(target)
+    backend = open_existing(target)
     try:
         stores = backend.perform(ListStores())
         for store in stores:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ptb_kvpersistence.model import Requested
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 MAX_SECONDS: Final = 10_000 * 366 * 86_400
 PAGE: Final = 1000
 """Entries per page of a listing."""
@@ -118,7 +119,7 @@ FOR_EVER: Final = Lifetime()
 """No lifetime of its own; the domain's setting decides."""
 
 
-def drive(operation: Generator[Requested[Any], Any, T], perform: Callable[[Requested[Any]], Any]) -> T:
+def drive(operation: Generator[Q, Any, T], perform: Callable[[Q], Any]) -> T:
     """Run an operation with a blocking performer."""
     try:
         request = next(operation)
@@ -200,7 +201,12 @@ def get(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], An
     address = check_address(scope.domain, key)
     store = _known(scope) or (yield from prepare(scope))
     (record,) = yield GetMany(store, (address,))
-    return default if record is None else decode_value(scope, address.key, record.value)
+    if record is None:
+        return default
+    try:
+        return scope.handle.codec.decode(record.value)
+    except DecodeError:
+        return decode_value(scope, address.key, record.value)  # raises with the place
 
 
 def get_item(scope: Scope, key: object) -> Generator[Requested[Any], Any, Any]:

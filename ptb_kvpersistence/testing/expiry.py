@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ptb_kvpersistence.errors import KeyNotFoundError
-from ptb_kvpersistence.model import Sweep
+from ptb_kvpersistence.model import Address, Changes, Commit, GetMany, Put, SetDomain, Sweep
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.sync import Store
 from ptb_kvpersistence.testing.faces import Subject, collect
@@ -124,6 +124,25 @@ class Expiry(Suite):
         place.pass_time(1000)
         assert await backend.perform(Sweep()) == 1
         assert witness.tombstones() == {("shop", "", "k")}
+
+    async def test_a_put_with_both_is_stored_with_both(
+        self, store: int, shop: AsyncStore, backend: Subject, place: Place
+    ) -> None:
+        """So that a copy of an entry expires when the entry does, and is renewed as the entry is."""
+        until = int(moment(500).timestamp() * 1000)
+        await backend.perform(SetDomain(store, "d", 100_000))
+        puts = (Put("", "k", b"1", 1_000_000, until), Put("d", "k", b"2", 2_000_000, until), Put("d", "l", b"3"))
+        await backend.perform(Commit(store, puts))
+        addresses = tuple(Address(put.domain, put.key) for put in puts)
+        records = await backend.perform(GetMany(store, addresses))
+        assert [(record.ttl, record.expires_at) for record in records[:2]] == [(1_000_000, until), (2_000_000, until)]
+        feed = {change[:2]: change for change in (await backend.perform(Changes(store, 0))).changes}
+        assert (feed["d", "k"].ttl, feed["d", "k"].expires_at) == (2_000_000, until)
+        place.pass_time(450)
+        await shop.increment("k")
+        assert await left(shop) == about(1000), "a later write renews it by its ttl"
+        place.pass_time(100)
+        assert await backend.perform(GetMany(store, addresses[1:])) == (None, None)
 
     async def test_a_moment_that_has_passed(self, shop: AsyncStore, place: Place) -> None:
         await shop.set("k", 1)

@@ -148,6 +148,25 @@ class Feed(Suite):
         assert reply.horizon >= later
         assert reply.head >= later
 
+    async def test_pages_below_the_horizon_miss_nothing_that_is_there(
+        self, backend: Subject, store: int, put: Write, place: Place
+    ) -> None:
+        """Who reads a store from its beginning goes through versions below the horizon."""
+        for number in range(9):
+            await put("d", **{f"k{number}": b"1"})
+        await backend.perform(Commit(store, (Delete("d", "k3"),)))
+        place.pass_time(LIFETIME + 1)
+        await backend.perform(Sweep())
+        seen: list[str] = []
+        cursor, more = 0, True
+        while more:
+            reply = await backend.perform(Changes(store, cursor, None, 3))
+            assert not reply.more or reply.head == reply.changes[-1].version
+            seen.extend(change.key for change in reply.changes)
+            cursor, more = reply.head, reply.more
+        assert seen == [f"k{number}" for number in range(9) if number != 3]
+        assert cursor >= reply.horizon
+
     async def test_versions_go_on_after_everything_was_forgotten(
         self, backend: Subject, store: int, put: Write, place: Place
     ) -> None:

@@ -25,6 +25,7 @@ class Client:
     """A process that does a job on the place's database."""
 
     def __init__(self, place: Place, job: str) -> None:
+        opener = base64.b64encode(pickle.dumps(place.opener())).decode()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and our own module
             [sys.executable, "-m", client.__name__, job],
@@ -37,7 +38,7 @@ class Client:
         assert self._process.stdout
         self._output: IO[str] = self._process.stdout
         with self._process.stdin as order:
-            order.write(base64.b64encode(pickle.dumps(place.opener())).decode() + "\n")
+            order.write(opener + "\n")
 
     def said(self) -> list[str]:
         """Wait for the next line, and give its words; none at the end."""

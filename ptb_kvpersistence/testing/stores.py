@@ -24,6 +24,7 @@ from ptb_kvpersistence.model import (
     GetMany,
     KeyRange,
     ListBots,
+    ListDomains,
     ListStores,
     OpenStore,
     Page,
@@ -47,6 +48,7 @@ REQUESTS: dict[str, Callable[[int], Requested[Any]]] = {
     "put": lambda store: Commit(store, (Put("d", "a", b"1"),)),
     "delete": lambda store: Commit(store, (Delete("d", "a"),)),
     "set domain": lambda store: SetDomain(store, "d", 1000),
+    "list domains": ListDomains,
 }
 
 
@@ -263,6 +265,24 @@ class Stores(Suite):
         records = await backend.perform(GetMany(store, (*keys, Address("e", "x"))))
         assert [record.ttl for record in records] == [None, 60_000, 5000, None, None]
         assert records[1].expires_at == records[1].updated_at + 60_000
+
+    async def test_domains_with_a_setting_are_listed(self, connect: Connect, backend: Subject, store: int) -> None:
+        assert await backend.perform(ListDomains(store)) == ()
+        other = (await backend.perform(OpenStore("other", "create"))).id
+        for number, domain in enumerate(["b", "", "\uffff", "\U00010000", "é", "unset"], 1):
+            await backend.perform(SetDomain(store, domain, number * 1000))
+        await backend.perform(SetDomain(store, "unset", None))
+        await backend.perform(SetDomain(store, "never set", None))
+        await backend.perform(SetDomain(store, "b", 10**13))
+        await backend.perform(SetDomain(other, "elsewhere", 1))
+        await backend.perform(Commit(store, (Put("no setting", "k", b"1"),)))
+        expected = [("", 2000), ("b", 10**13), ("é", 5000), ("\uffff", 3000), ("\U00010000", 4000)]
+        found = await connect().perform(ListDomains(store))
+        assert [tuple(info) for info in found] == expected
+        assert (found[0].domain, found[0].keep) == expected[0]
+        await backend.perform(DeleteStore("shop"))
+        again = (await backend.perform(OpenStore("shop", "create"))).id
+        assert await backend.perform(ListDomains(again)) == ()
 
     @proves("requests")
     async def test_setting_a_domain_again_changes_it(self, backend: Subject, store: int, put: Write) -> None:

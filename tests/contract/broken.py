@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.memory import MemoryEngine
-from ptb_kvpersistence.model import Delete, Put, RangeCheck, Sweep, VersionCheck
+from ptb_kvpersistence.model import Delete, ListDomains, Put, RangeCheck, Sweep, VersionCheck
 
 
 class LostUpdate(MemoryEngine):
@@ -172,6 +172,22 @@ class Unqueued(MemoryEngine):
         }
 
 
+class Restarting(MemoryEngine):
+    """Counts a time to live anew, also where it is told when the entry expires."""
+
+    def _mutate(self, data, mutation, now):
+        if isinstance(mutation, Put) and mutation.ttl is not None:
+            mutation = mutation._replace(expires_at=None)
+        return super()._mutate(data, mutation, now)
+
+
+class Unset(MemoryEngine):
+    """Lists the settings of all stores as those of each."""
+
+    def _list_domains(self, request):
+        return tuple(info for store in self._stores for info in super(Unset, self)._list_domains(ListDomains(store)))
+
+
 class Careless(MemoryEngine):
     """Deletes stores that bots use."""
 
@@ -201,6 +217,8 @@ BROKEN = {
     Stale: ("cheap look", "peek"),
     Undead: ("expiry", "nobody_sees"),
     Unswept: ("expiry", "swept"),
+    Restarting: ("expiry", "stored_with_both"),
+    Unset: ("stores", "domains_with_a_setting"),
     Careless: ("stores", "in_use"),
     Unfenced: ("named locks", "fenced"),
     Unqueued: ("named locks", "first"),

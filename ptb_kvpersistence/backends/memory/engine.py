@@ -33,8 +33,10 @@ from ptb_kvpersistence.model import (
     CommitReply,
     Count,
     DeleteStore,
+    DomainInfo,
     GetMany,
     KeyRange,
+    ListDomains,
     ListStores,
     OpenStore,
     Page,
@@ -98,6 +100,7 @@ class MemoryEngine:
             RenameStore: self._rename_store,
             DeleteStore: self._delete_store,
             SetDomain: self._set_domain,
+            ListDomains: self._list_domains,
             Sweep: self._sweep,
             **self._leases.handlers,
         }
@@ -304,6 +307,9 @@ class MemoryEngine:
         keep.pop(request.domain, None)
         if request.keep is not None:
             keep[request.domain] = request.keep
+
+    def _list_domains(self, request: ListDomains) -> tuple[DomainInfo, ...]:
+        return tuple(map(DomainInfo._make, sorted(self._data(request.store).keep.items())))
 
     def _list_stores(self, _request: ListStores) -> tuple[StoreInfo, ...]:
         return tuple(sorted((data.info for data in self._stores.values()), key=lambda info: info.name))

@@ -36,10 +36,12 @@ from ptb_kvpersistence.model import (
     Count,
     DeleteStore,
     DetachBot,
+    DomainInfo,
     GetMany,
     KeyRange,
     LeaseReply,
     ListBots,
+    ListDomains,
     ListStores,
     OpenStore,
     Page,
@@ -151,6 +153,7 @@ class Jobs:
             RenameStore: self._rename_store,
             DeleteStore: self._delete_store,
             SetDomain: lambda request, _: self._set_domain(request),
+            ListDomains: lambda request, _: self._list_domains(request),
             Sweep: lambda request, _: self._sweep(request),
             AcquireLease: self._acquire,
             RenewLease: lambda request, _: self._renew(request),
@@ -270,6 +273,12 @@ class Jobs:
 
     def _sweep(self, request: Sweep) -> Job:
         return Job([(self.sql(sql.SWEEP), (request.limit,))], lambda rows: int(rows[0][0][0]), writes=True)
+
+    def _list_domains(self, request: ListDomains) -> Job:
+        def decode(rows: list[Rows]) -> tuple[DomainInfo, ...]:
+            return tuple(DomainInfo._make(row) for row in _of_store(rows[0]) if row[0] is not None)
+
+        return Job([(self.sql(sql.LIST_DOMAINS), (request.store,))], decode)
 
     # --- stores ---
 

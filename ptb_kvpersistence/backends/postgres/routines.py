@@ -129,9 +129,8 @@ BEGIN
         -- Nothing but puts, each of another key.
         INSERT INTO {{s}}.kv_entries (store, domain, key, value, version, updated_at, ttl, expires_at)
         SELECT p_store, m.domain, m.key, m.value, v_first - 1 + m.n, v_now,
-            CASE WHEN m.ttl IS NOT NULL OR m.expires_at IS NULL THEN coalesce(m.ttl, d.keep) END,
-            CASE WHEN m.ttl IS NULL AND m.expires_at IS NOT NULL THEN m.expires_at
-                ELSE v_now + coalesce(m.ttl, d.keep) END
+            CASE WHEN m.expires_at IS NULL THEN coalesce(m.ttl, d.keep) ELSE m.ttl END,
+            coalesce(m.expires_at, v_now + coalesce(m.ttl, d.keep))
         FROM unnest(m_domains, m_keys, m_values, m_ttls, m_expires) WITH ORDINALITY
             AS m(domain, key, value, ttl, expires_at, n)
         LEFT JOIN {{s}}.kv_domains d ON d.store = p_store AND d.domain = m.domain
@@ -152,11 +151,9 @@ BEGIN
         ), written AS (
             INSERT INTO {{s}}.kv_entries (store, domain, key, value, version, updated_at, ttl, expires_at)
             SELECT p_store, m.domain, m.key, m.value, m.number, v_now,
-                CASE WHEN m.value IS NOT NULL AND (m.ttl IS NOT NULL OR m.expires_at IS NULL)
-                    THEN coalesce(m.ttl, d.keep) END,
-                CASE WHEN m.value IS NULL THEN NULL
-                    WHEN m.ttl IS NULL AND m.expires_at IS NOT NULL THEN m.expires_at
-                    ELSE v_now + coalesce(m.ttl, d.keep) END
+                CASE WHEN m.value IS NULL THEN NULL WHEN m.expires_at IS NULL THEN coalesce(m.ttl, d.keep)
+                    ELSE m.ttl END,
+                CASE WHEN m.value IS NOT NULL THEN coalesce(m.expires_at, v_now + coalesce(m.ttl, d.keep)) END
             FROM numbered m LEFT JOIN {{s}}.kv_domains d ON d.store = p_store AND d.domain = m.domain
             WHERE m.is_made AND m.kind <= 2
             ON CONFLICT (store, domain, key) DO UPDATE SET value = excluded.value, version = excluded.version,

@@ -42,6 +42,8 @@ LIST: Final = "SELECT s.id, s.name, s.incarnation FROM {s}.kv_stores s ORDER BY 
 OPEN: Final = "SELECT * FROM {s}.kv_open_1(%s, %s)"
 RENAME: Final = "SELECT * FROM {s}.kv_rename_1(%s, %s, %s)"
 DELETE: Final = "SELECT * FROM {s}.kv_delete_1(%s, %s)"
+LIST_DOMAINS: Final = """SELECT d.domain, d.keep FROM {s}.kv_stores s
+    LEFT JOIN {s}.kv_domains d ON d.store = s.id AND d.keep IS NOT NULL WHERE s.id = %s ORDER BY d.domain"""
 SET_DOMAIN: Final = "SELECT {s}.kv_set_domain_1(%s, %s, %s)"
 COMMIT: Final = f"SELECT * FROM {{s}}.kv_commit_1({', '.join(['%s'] * 19)})"
 SWEEP: Final = "SELECT {s}.kv_sweep_1(%s)"

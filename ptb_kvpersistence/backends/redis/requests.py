@@ -26,7 +26,9 @@ from ptb_kvpersistence.model import (
     Commit,
     CommitReply,
     Count,
+    DomainInfo,
     GetMany,
+    ListDomains,
     Page,
     PageReply,
     Put,
@@ -104,6 +106,7 @@ class Requests:
             Changes: self._changes,
             Commit: self._commit,
             SetDomain: self._set_domain,
+            ListDomains: self._list_domains,
             Sweep: self._sweep,
             **stores.handlers,
             **leases.handlers,
@@ -244,6 +247,14 @@ class Requests:
     def _set_domain(self, request: SetDomain, task: Task) -> Conversation[None]:
         yield from self._commit(Commit(request.store, ()), task, settings={request.domain: request.keep})
 
+    def _list_domains(self, request: ListDomains, task: Task) -> Conversation[tuple[DomainInfo, ...]]:
+        keys = self.keys(request.store)
+        stored = yield from self.router.command(keys.slot, b"HGETALL", keys.domains, task=task)
+        if not stored and not (yield from self.router.command(keys.slot, b"HEXISTS", keys.meta, b"head", task=task)):
+            raise store_gone()
+        found = ((stored[at].decode(), int(stored[at + 1])) for at in range(0, len(stored), 2))
+        return tuple(map(DomainInfo._make, sorted(found)))
+
     def _sweep(self, request: Sweep, task: Task) -> Conversation[int]:
         done = 0
         for info in (yield from self._stores.ids(task)).values():
@@ -353,6 +364,8 @@ def _mutation(mutation: Put | Delete) -> tuple[bytes, bytes, bytes]:
     member = f"{mutation.domain}\0{mutation.key}".encode()
     if not isinstance(mutation, Put):
         return member, b"d", b""
+    if mutation.ttl is not None and mutation.expires_at is not None:
+        return member, b"b%d %d" % (mutation.ttl, mutation.expires_at), mutation.value
     if mutation.ttl is not None:
         return member, b"t%d" % mutation.ttl, mutation.value
     if mutation.expires_at is not None:

@@ -95,7 +95,10 @@ for i = 1, mutations do
     end
   else
     local ttl, ends
-    if life ~= '' then
+    local both, both_end = string.match(life, '^b(%d+) (%-?%d+)$')
+    if both then
+      ttl, ends = tonumber(both), tonumber(both_end)
+    elseif life ~= '' then
       ends = tonumber(string.sub(life, 2))
       if string.sub(life, 1, 1) == 't' then
         ttl = ends

@@ -17,6 +17,7 @@ from ptb_kvpersistence.model import (
     ChangesReply,
     CommitReply,
     Count,
+    DomainInfo,
     KeyRange,
     Page,
     PageReply,
@@ -25,7 +26,7 @@ from ptb_kvpersistence.model import (
 )
 
 if TYPE_CHECKING:
-    from ptb_kvpersistence.model import RangeCheck
+    from ptb_kvpersistence.model import ListDomains, RangeCheck
 
     Checks = tuple[VersionCheck | RangeCheck, ...]
 
@@ -89,6 +90,14 @@ class Reads:
             self.check_store(request.store)
         return counted
 
+    def domains(self, request: ListDomains) -> tuple[DomainInfo, ...]:
+        """List the domains that have a setting."""
+        statement = "SELECT domain, keep FROM domains WHERE store = ? AND keep IS NOT NULL ORDER BY domain"
+        found = tuple(map(DomainInfo._make, self._execute(statement, (request.store,))))
+        if not found:
+            self.check_store(request.store)
+        return found
+
     def changes(self, request: Changes) -> ChangesReply:
         """Read the feed; inside a snapshot."""
         wanted, domains = "", request.domains or ()
@@ -107,9 +116,9 @@ class Reads:
         incarnation, horizon, head = info
         more = len(rows) > request.limit
         changes = list(map(Change._make, rows[: request.limit]))
-        if more:
-            head = changes[-1].version
-        return ChangesReply(changes, max(head, horizon), horizon, incarnation, more)
+        # Also below the horizon a reader gets all that is there, page by page.
+        head = changes[-1].version if more else max(head, horizon)
+        return ChangesReply(changes, head, horizon, incarnation, more)
 
     def failed_checks(self, store: int, checks: Checks, now: int) -> CommitReply | None:
         """Compare what a commit relies on with what is there; inside a snapshot."""

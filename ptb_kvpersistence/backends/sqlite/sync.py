@@ -43,6 +43,7 @@ class SQLiteBackend:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._connection: engine.EngineConnection | None = None
+        self._engine: engine.Engine | None = None
         self._leases_lock = threading.Lock()
         self._leases: Leases | None = None
         self._free: list[engine.EngineConnection] = []
@@ -61,7 +62,7 @@ class SQLiteBackend:
             return cast("R", self._perform_on_leases(request, self._timeout if timeout is None else timeout))
         try:
             with self._lock:
-                return self._opened().perform(request)  # type: ignore[no-any-return]
+                return (self._engine or self._opened()).perform(request)  # type: ignore[no-any-return]
         except BusyError:
             self._refuse_to_block()
         limit = self._timeout if timeout is None else timeout
@@ -167,14 +168,15 @@ class SQLiteBackend:
             raise closed(self.name)
         if self._connection is None:
             self._connection = engine.connect(self.name)
-        return self._connection.engine  # type: ignore[return-value]  # connect() gives it one
+        self._engine = cast("engine.Engine", self._connection.engine)
+        return self._engine
 
     def _leave_to_parent(self) -> None:
         inherited.extend((self._connection, self._leases, *self._free))
         self._free, self._holders = [], set()
         self._lock, self._leases_lock = threading.Lock(), threading.Lock()
         self._pid = os.getpid()
-        self._connection, self._leases = None, None
+        self._connection, self._engine, self._leases = None, None, None
 
     def close(self) -> None:
         """Close the connection; later requests raise StoreClosedError."""
@@ -182,7 +184,7 @@ class SQLiteBackend:
         if self._pid != os.getpid():
             self._leave_to_parent()
         with self._lock:
-            connection, self._connection = self._connection, None
+            connection, self._connection, self._engine = self._connection, None, None
             if connection is not None:
                 connection.close()
             while self._free:
