@@ -23,8 +23,8 @@ _logger = logging.getLogger(__name__)
 
 LOOK_TIMEOUT: Final = 0.5
 """Seconds that a refresh waits for a look at the store before memory has to do."""
-PROBE_TIMEOUT: Final = 2.0
-"""Seconds that a look may take for which no refresh waits."""
+PROBE_TIMEOUT: Final = 5.0
+"""Seconds that a look may take for which no refresh waits; a slow server has to be connected to within them."""
 PROBE_PAUSE: Final = 1.0
 """Seconds between two looks that fail, while no refresh waits for them."""
 CHEAP_FAILURE: Final = 0.02

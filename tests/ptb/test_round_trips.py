@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from ptb_kvpersistence import KVPersistence
+from ptb_kvpersistence.backends.redis.aio_wire import Pool
 from tests.ptb.offline import OfflineBot
+from tests.ptb.places import ValkeyPlace
 from tests.ptb.remote import KINDS, Remote, remove_server, start_server
 
 USERS = "ptb:user_data:1001"
@@ -160,3 +162,29 @@ async def test_within_max_staleness_nobody_asks(remote, start):
     for _ in range(5):
         await bot.say("x")
     assert made == []
+
+
+async def test_a_cluster_is_asked_as_seldom(valkey_cluster, monkeypatch):
+    """Its nodes tell clients where they are themselves, past any proxy; so exchanges are counted here."""
+    asked, exchange = [], Pool.exchange
+
+    async def counting(self, ask):
+        asked.append(ask.node)
+        return await exchange(self, ask)
+
+    monkeypatch.setattr(Pool, "exchange", counting)
+    place = ValkeyPlace(valkey_cluster)
+    bot = await OfflineBot(KVPersistence(place.location)).start()
+    for value in range(2):
+        for user in range(1, 101):
+            await bot.say("x", lambda _, context, value=value: context.user_data.update(a=value), user=user, chat=user)
+        del asked[:]
+        await bot.save()
+        assert len(asked) == 1
+    await asyncio.sleep(0.02)
+    del asked[:]
+    await bot.say("x")
+    assert len(asked) == 1
+    await bot.stop()
+    assert len(place.witness().values(USERS)) == 100
+    place.close()

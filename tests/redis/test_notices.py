@@ -118,3 +118,15 @@ def test_threads_that_peek_at_once(url):
     backend.close()
     assert failures == []
     assert len(tokens - {None}) == 1
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 3))
+async def test_closing_while_it_begins_to_listen_takes_no_time(connect, url, steps):
+    subject = connect(url)
+    await subject.perform(OpenStore("shop", "ensure"))
+    subject.raw.peek(0.3)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    began = time.monotonic()
+    await subject.close()
+    assert time.monotonic() - began < 2

@@ -109,10 +109,10 @@ class AsyncNotices:
     async def close(self) -> None:
         """End the task and its connections."""
         task, self._task = self._task, None
-        if task is not None:
+        while task is not None and not task.done():
+            # The driver swallows a cancellation that comes while it connects.
             task.cancel()
-            with suppress(asyncio.CancelledError, *TRANSPORT):
-                await task
+            await asyncio.wait({task}, timeout=0.1)
 
     def abandon(self) -> None:
         """Close the connections without a loop."""
