@@ -1,7 +1,8 @@
 """``python -m tests.benchmarks``: our figures beside those of the peers, in one run.
 
 The persistence beside PicklePersistence and bare sqlite3: interval, load, refresh, memory. The store beside bare
-sqlite3, bare aiosqlite, diskcache and sqlitedict: sync, scan, async, increments, watch.
+sqlite3, bare aiosqlite, diskcache and sqlitedict: sync, scan, async, increments, watch. Both on servers beside their
+bare drivers and beside one row that holds everything: postgres, valkey.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from tests.benchmarks.contention import measure_increments, measure_watch
 from tests.benchmarks.data import Files
 from tests.benchmarks.measures import measure_interval, measure_load, measure_memory, measure_refresh
 from tests.benchmarks.report import plot, print_table
+from tests.benchmarks.servers import measure_server
 from tests.benchmarks.stores import measure_async, measure_scan, measure_sync
 
-PARTS = ("interval", "load", "refresh", "memory", "sync", "scan", "async", "increments", "watch")
+PARTS = ("interval", "load", "refresh", "memory", "sync", "scan", "async", "increments", "watch", "postgres", "valkey")
 COUNTS = (1000, 10_000, 100_000)
 
 
@@ -69,6 +71,9 @@ def measure_stores(files, parts, options):
             rows += [*measure_increments(files, work, 1), *measure_increments(files, work, 8)]
     if "watch" in parts:
         rows += measure_watch(files)
+    for kind in ("postgres", "valkey"):
+        if kind in parts:
+            rows += measure_server(files, kind)
     return rows
 
 

@@ -89,12 +89,12 @@ def increment_together(folder, system, work, processes):
 
 
 @contextmanager
-def ready(commands):
+def ready(commands, module="tests.benchmarks.contention"):
     """Start processes and wait until each is ready."""
     with ExitStack() as stack:
         children = []
         for command in commands:
-            arguments = [sys.executable, "-m", "tests.benchmarks.contention", *map(str, command)]
+            arguments = [sys.executable, "-m", module, *map(str, command)]
             child = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             stack.enter_context(child)
             stack.callback(child.kill)
