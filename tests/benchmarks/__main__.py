@@ -15,7 +15,6 @@ from tests.benchmarks.contention import measure_increments, measure_watch
 from tests.benchmarks.data import Files
 from tests.benchmarks.measures import measure_interval, measure_load, measure_memory, measure_refresh
 from tests.benchmarks.report import plot, print_table
-from tests.benchmarks.servers import measure_server
 from tests.benchmarks.stores import measure_async, measure_scan, measure_sync
 
 PARTS = ("interval", "load", "refresh", "memory", "sync", "scan", "async", "increments", "watch", "postgres", "valkey")
@@ -73,6 +72,8 @@ def measure_stores(files, parts, options):
         rows += measure_watch(files)
     for kind in ("postgres", "valkey"):
         if kind in parts:
+            from tests.benchmarks.servers import measure_server  # the others do without drivers and servers
+
             rows += measure_server(files, kind)
     return rows
 
