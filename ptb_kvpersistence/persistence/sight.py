@@ -151,8 +151,11 @@ class Sight:
     # --- the hooks of one update ---
 
     async def glance_for(self, section: Section) -> None:
-        """Do the same for one of PTB's hooks; those of one update share a look, however long it took."""
-        last = _last_hook.get(None)
+        """Do the same for one of PTB's hooks; those of one update share a look, however long it took.
+
+        With a ``max_staleness`` of 0 each of them looks.
+        """
+        last = _last_hook.get(None) if self.max_staleness else None
         hook = _HOOKS.index(section)
         if last is not None and last[0] == id(self) and last[1] < hook and monotonic() - last[2] <= GAP:
             return

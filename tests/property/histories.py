@@ -12,7 +12,7 @@ from ptb_kvpersistence.backends.memory import AsyncMemoryBackend, MemoryEngine
 from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
 from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.model import Address, Changes, Commit, GetMany, OpenStore, Put
-from ptb_kvpersistence.persistence import keeper, ptb, state
+from ptb_kvpersistence.persistence import keeper, ptb, sight, state
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.operations import Handle
 from tests.property.history_bots import WITH_LOG, Bot, Script
@@ -75,6 +75,8 @@ class World:
         """Play it; AssertionError if anything is lost, doubled or different between the bots."""
         with (
             mock.patch.object(keeper, "time", SimpleNamespace(monotonic=self.loop.time)),
+            mock.patch.object(sight, "monotonic", self.loop.time),
+            mock.patch.object(sight, "LOOK_TIMEOUT", sight.LOOK_TIMEOUT),
             mock.patch.object(ptb, "find_application", self.applications.get),
             mock.patch.multiple(state, PACK_FROM=1 if self.packs else 10_000, SMALLEST=1, _give_back=lambda: None),
         ):
@@ -110,6 +112,8 @@ class World:
             await asyncio.gather(*backend.late)
         for bot in bots:
             bot.backend.failures = 0
+        # The loop lets time pass by chance; from now on nobody gives up waiting for what others have written.
+        sight.LOOK_TIMEOUT = 1e7
         await asyncio.gather(*(self.end(bot, bots) for bot in bots))
         heads = []
         for _ in range(3):

@@ -277,7 +277,18 @@ class Bot(Writer):
         assert self.persistence.pending == 0
 
     async def look(self):
-        """Bring all that memory holds up to the store."""
+        """Bring all that memory holds up to the store, once a store that answered late is seen again."""
+        view = self.persistence._keeper.sight
+        for _ in range(10):
+            await self._refresh_all()
+            if not view._is_blind:
+                return
+            self.world.loop.pass_time(2)
+            if view._looking is not None:
+                await asyncio.wait({view._looking})
+        raise AssertionError("a store that is well is not seen")
+
+    async def _refresh_all(self):
         for section in ("user_data", "chat_data"):
             for id_ in {1, 2, 3, 7, 8, *self.data[section]}:
                 await getattr(self.persistence, f"refresh_{section}")(id_, self.data[section][id_])

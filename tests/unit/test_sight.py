@@ -125,6 +125,9 @@ async def test_hooks_of_one_update_share_a_look(eyes):
 
     eyes.seconds = 0.02
     await update("bot_data", "chat_data", "user_data")
+    assert eyes.looks == 3, "max_staleness=0: each of them looks"
+    eyes.sight.max_staleness, eyes.looks = 1e-9, 0
+    await update("bot_data", "chat_data", "user_data")
     assert eyes.looks == 1
     await update("bot_data", "user_data")
     assert eyes.looks == 2
