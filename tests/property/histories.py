@@ -113,7 +113,7 @@ class World:
         for bot in bots:
             bot.backend.failures = 0
         # The loop lets time pass by chance; from now on nobody gives up waiting for what others have written.
-        sight.LOOK_TIMEOUT = 1e7
+        sight.LOOK_TIMEOUT = 1e7  # type: ignore[misc]  # put back by play()
         await asyncio.gather(*(self.end(bot, bots) for bot in bots))
         heads = []
         for _ in range(3):
