@@ -43,17 +43,11 @@ from ptb_kvpersistence.model import (
     Requested,
     SetDomain,
     Sweep,
-    VersionCheck,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-
-    from ptb_kvpersistence.model import RangeCheck
-
-    Lifetimes = Callable[[Put], tuple[int | None, int | None]]
-    Checks = tuple[VersionCheck | RangeCheck, ...]
 
 SWEEP_EVERY: Final = 30.0
 """Seconds between two sweeps of a connection that commits."""
