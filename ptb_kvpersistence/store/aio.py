@@ -82,12 +82,12 @@ class AsyncStore:
         """Give the same store on another performer, for a transaction."""
         return AsyncStore(backend, self._handle, self._scope.domain, self._scope.settings)
 
-    async def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
+    def _run(self, operation: Generator[Requested[Any], Any, T]) -> Awaitable[T]:
         if ambient.current.get() is None and not leases.held:
-            return await drive_async(operation, self._backend.perform)
+            return drive_async(operation, self._backend.perform)
         inside = ambient.find(self.key, self._handle.info)
         perform = self._backend.perform if inside is None else inside.view.backend.perform
-        return await drive_async(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)
+        return drive_async(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)
 
     def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> AsyncTransaction[AsyncStore]:
         """Begin a transaction: ``async with store.transaction():``; code inside uses this store, or what is yielded.

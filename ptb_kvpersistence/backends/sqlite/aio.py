@@ -22,26 +22,21 @@ from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
 from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
-from ptb_kvpersistence.model import (
-    LEASE_REQUESTS,
-    Commit,
-    DeleteStore,
-    OpenStore,
-    R,
-    RenameStore,
-    Requested,
-    SetDomain,
-    Sweep,
-)
+from ptb_kvpersistence.model import LEASE_REQUESTS, R, Requested
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ptb_kvpersistence.model import Commit
+
 _logger = logging.getLogger(__name__)
 STOP_TIMEOUT: Final = 10.0
 """Seconds to wait for a worker that is in the middle of a call."""
-_WRITES: Final = frozenset({Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})
 _Kind = Literal["reads", "writes", "leases"]
+_kinds: Final[dict[type, _Kind]] = {
+    **dict.fromkeys(engine.WRITES, "writes"),
+    **dict.fromkeys(LEASE_REQUESTS, "leases"),
+}
 
 
 class AsyncSQLiteBackend:
@@ -67,19 +62,14 @@ class AsyncSQLiteBackend:
 
         Cancellation: an attempt that has begun is carried out all the same.
         """
-        limit = self._timeout if timeout is None else timeout
-        is_about_leases = type(request) in LEASE_REQUESTS
-        kind: _Kind = "leases" if is_about_leases else "writes" if type(request) in _WRITES else "reads"
-
-        async def attempt() -> R:
-            return cast("R", await self._lane(kind).perform(request))
-
+        kind = _kinds.get(type(request), "reads")
         try:
-            return await attempt()
+            return await self._lane(kind).perform(request)
         except BusyError:
-            if not is_about_leases:
+            if kind != "leases":
                 self._refuse_reentry()
-            return cast("R", await retry_busy_async(attempt, limit))
+        limit = self._timeout if timeout is None else timeout
+        return cast("R", await retry_busy_async(lambda: self._lane(kind).perform(request), limit))
 
     def _refuse_reentry(self) -> None:
         if asyncio.current_task() in self._holders:
@@ -130,14 +120,15 @@ class AsyncSQLiteBackend:
         self._free.setdefault(loop, []).append(session.lane)
 
     def _lane(self, kind: _Kind) -> _Lane:
+        key = (asyncio.get_running_loop(), kind)
+        lane = self._lanes.get(key)
+        if lane is not None and self.is_open and self._pid == os.getpid():
+            return lane
         if not self.is_open:
             raise closed(self.name)
         self._leave_foreign()
-        key = (asyncio.get_running_loop(), kind)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane(self.name, Leases if kind == "leases" else engine.connect)
-            process.at_end(self, process.THEN_CLOSE, self._stop_all)
+        lane = self._lanes[key] = _Lane(self.name, Leases if kind == "leases" else engine.connect)
+        process.at_end(self, process.THEN_CLOSE, self._stop_all)
         return lane
 
     def _leave_foreign(self) -> None:
@@ -255,13 +246,11 @@ class _Lane:
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
 
     async def perform(self, request: Requested[R]) -> R:
-        if self._opening is None:
+        opening = self._opening
+        if opening is None:
             # A task of its own: a caller that is cancelled must not leave a thread half started.
-            self._opening = asyncio.create_task(self._open())
-        if self._opening.done():
-            connection = self._opening.result()
-        else:
-            connection = await asyncio.shield(self._opening)
+            opening = self._opening = asyncio.create_task(self._open())
+        connection = opening.result() if opening.done() else await asyncio.shield(opening)
         (reply,) = await connection.execute_fetchall(cast("str", request))
         return cast("R", reply)
 
