@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from ptb_kvpersistence.backends.base import AsyncBackend
-    from ptb_kvpersistence.model import Requested
+    from ptb_kvpersistence.model import KeyRange, Record, Requested
 
 T = TypeVar("T")
 
@@ -305,19 +305,18 @@ class AsyncStore:
             reverse: The other way round.
         """
         keys = operations.key_range(self._scope, prefix, start, stop)
-        after, more = None, True
-        while more:
-            items, more = await self._run(operations.page(self._scope, keys, after, reverse=reverse))
-            for item in items:
-                yield item
-            after = items[-1][0] if items else after
+        async for page in self._pages(keys, reverse=reverse):
+            for key, record in page:
+                yield key, operations.decode_value(self._scope, key, record.value)
 
     async def keys(
         self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
     ) -> AsyncIterator[str]:
         """List keys; see :meth:`items`."""
-        async for key, _ in self.items(prefix, start=start, stop=stop, reverse=reverse):
-            yield key
+        keys = operations.key_range(self._scope, prefix, start, stop)
+        async for page in self._pages(keys, reverse=reverse):
+            for key, _ in page:
+                yield key
 
     async def values(
         self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
@@ -325,3 +324,10 @@ class AsyncStore:
         """List values in the order of their keys; see :meth:`items`."""
         async for _, value in self.items(prefix, start=start, stop=stop, reverse=reverse):
             yield value
+
+    async def _pages(self, keys: KeyRange, *, reverse: bool) -> AsyncIterator[list[tuple[str, Record]]]:
+        after, more = None, True
+        while more:
+            items, more = await self._run(operations.page(self._scope, keys, after, reverse=reverse))
+            yield items
+            after = items[-1][0] if items else after

@@ -29,6 +29,7 @@ from ptb_kvpersistence.model import (
     KeyRange,
     OpenStore,
     Page,
+    PageReply,
     Put,
     Record,
     SetDomain,
@@ -272,14 +273,13 @@ def count(scope: Scope, keys: KeyRange) -> Generator[Requested[Any], Any, int]:
 
 def page(
     scope: Scope, keys: KeyRange, after: str | None, *, reverse: bool
-) -> Generator[Requested[Any], Any, tuple[list[tuple[str, Any]], bool]]:
-    """Read the next page of a range behind ``after``, and whether there are more."""
+) -> Generator[Requested[Any], Any, PageReply]:
+    """Read the next page of a range behind ``after``; :func:`decode_value` tells the values."""
     if after is not None:
         # No key contains NUL, so this is the smallest text behind `after`.
         keys = keys._replace(stop=after) if reverse else keys._replace(start=after + "\0")
     store = yield from prepare(scope)
-    reply = yield Page(store, keys, PAGE, reverse)
-    return [(key, _decode(scope, key, record)) for key, record in reply.items], reply.more
+    return (yield Page(store, keys, PAGE, reverse))  # type: ignore[no-any-return]
 
 
 def lifetime(ttl: object = None, expires_at: object = None) -> Lifetime:
