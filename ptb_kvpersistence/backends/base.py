@@ -185,9 +185,11 @@ def retry_busy(attempt: Callable[[], Any], timeout: float, waiting: Callable[[fl
     return attempt()
 
 
-async def retry_busy_async(attempt: Callable[[], Any], timeout: float) -> Any:
+async def retry_busy_async(
+    attempt: Callable[[], Any], timeout: float, waiting: Callable[[float], Iterator[float]] = pauses
+) -> Any:
     """Await ``attempt()`` until it no longer raises BusyError or the time is up."""
-    for pause in pauses(timeout):
+    for pause in waiting(timeout):
         try:
             return await attempt()
         except BusyError:

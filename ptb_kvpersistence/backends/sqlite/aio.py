@@ -12,20 +12,22 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import aiosqlite
 
 from ptb_kvpersistence import process
-from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy_async
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, pauses, pauses_in_turn, retry_busy_async
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
+from ptb_kvpersistence.backends.sqlite.queue import COURTESY, Luck, WriterQueue
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
 from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
 from ptb_kvpersistence.model import LEASE_REQUESTS, R, Requested
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from ptb_kvpersistence.model import Commit
 
@@ -56,6 +58,7 @@ class AsyncSQLiteBackend:
         self._free: dict[asyncio.AbstractEventLoop, list[_Lane]] = {}
         self._holders: dict[object, _Session] = {}
         self._peeker: _Peeker | None = None
+        self._luck = Luck()
 
     async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
         """Perform one request, waiting up to ``timeout`` seconds for a busy database.
@@ -63,13 +66,34 @@ class AsyncSQLiteBackend:
         Cancellation: an attempt that has begun is carried out all the same.
         """
         kind = _kinds.get(type(request), "reads")
-        try:
-            return await self._lane(kind).perform(request)
-        except BusyError:
-            if kind != "leases":
-                self._refuse_reentry()
         limit = self._timeout if timeout is None else timeout
-        return cast("R", await retry_busy_async(lambda: self._lane(kind).perform(request), limit))
+        patience = COURTESY
+        if kind != "writes" or self._luck.may_be_tried():
+            try:
+                return await self._lane(kind).perform(request)
+            except BusyError:
+                if kind == "leases":
+                    return cast("R", await retry_busy_async(lambda: self._lane(kind).perform(request), limit))
+            patience = limit
+        self._refuse_reentry()
+        return cast("R", await self._perform_in_turn(lambda: self._lane(kind).perform(request), limit, patience))
+
+    async def _perform_in_turn(self, attempt: Callable[[], Awaitable[R]], limit: float, patience: float) -> R:
+        # In line without a thread to wait in: a cancelled caller leaves nothing behind, and no other one is held up.
+        place = WriterQueue(self.name)
+        deadline = time.monotonic() + limit
+        try:
+            is_first = place.enter(0)
+            for pause in () if is_first else _pauses_in_line(min(limit, patience)):
+                await asyncio.sleep(pause)
+                is_first = place.enter(0)
+                if is_first:
+                    break
+            self._luck.stood_in_line()
+            left = max(0.0, deadline - time.monotonic())
+            return cast("R", await retry_busy_async(attempt, left, pauses_in_turn if is_first else pauses))
+        finally:
+            place.leave()
 
     def _refuse_reentry(self) -> None:
         if asyncio.current_task() in self._holders:
@@ -193,6 +217,10 @@ class AsyncSQLiteBackend:
         peeker, self._peeker = self._peeker, None
         if peeker is not None:
             peeker.close()
+
+
+def _pauses_in_line(timeout: float) -> Iterator[float]:
+    return pauses(timeout, first=0.002, growth=1.1, longest=0.01)
 
 
 class _Session:
