@@ -15,6 +15,7 @@ import threading
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +131,8 @@ def test_an_interrupted_waiter_leaves_nothing_locked(file, monkeypatch, place):
                 monkeypatch.undo()
                 first.leave()
         time.sleep(0.1)  # what was left waiting gets its turn now
+        handles = Path("/proc/self/fd")
+        assert not handles.exists() or not [one for one in handles.iterdir() if str(one.resolve()).endswith("-queue")]
         assert first.enter(0)
         first.leave()
         with store.transaction(lock=True, timeout=2):
