@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiosqlite
 
@@ -24,7 +24,7 @@ from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import COURTESY, Luck, WriterQueue
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
 from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
-from ptb_kvpersistence.model import LEASE_REQUESTS, R, Requested
+from ptb_kvpersistence.model import R, Requested
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 STOP_TIMEOUT: Final = 10.0
 """Seconds to wait for a worker that is in the middle of a call."""
-_Kind = Literal["reads", "writes", "leases"]
-_kinds: Final[dict[type, _Kind]] = {
-    **dict.fromkeys(engine.WRITES, "writes"),
-    **dict.fromkeys(LEASE_REQUESTS, "leases"),
-}
 
 
 class AsyncSQLiteBackend:
@@ -54,7 +49,7 @@ class AsyncSQLiteBackend:
         self.is_open = True
         self._timeout = timeout
         self._pid = os.getpid()
-        self._lanes: dict[tuple[asyncio.AbstractEventLoop, _Kind], _Lane] = {}
+        self._lanes: dict[tuple[asyncio.AbstractEventLoop, engine.Kind], _Lane] = {}
         self._free: dict[asyncio.AbstractEventLoop, list[_Lane]] = {}
         self._holders: dict[object, _Session] = {}
         self._peeker: _Peeker | None = None
@@ -65,7 +60,7 @@ class AsyncSQLiteBackend:
 
         Cancellation: an attempt that has begun is carried out all the same.
         """
-        kind = _kinds.get(type(request), "reads")
+        kind = engine.KINDS.get(type(request), "reads")
         limit = self._timeout if timeout is None else timeout
         patience = COURTESY
         if kind != "writes" or self._luck.may_be_tried():
@@ -143,7 +138,7 @@ class AsyncSQLiteBackend:
         loop = asyncio.get_running_loop()
         self._free.setdefault(loop, []).append(session.lane)
 
-    def _lane(self, kind: _Kind) -> _Lane:
+    def _lane(self, kind: engine.Kind) -> _Lane:
         key = (asyncio.get_running_loop(), kind)
         lane = self._lanes.get(key)
         if lane is not None and self.is_open and self._pid == os.getpid():

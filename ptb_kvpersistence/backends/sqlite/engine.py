@@ -10,7 +10,7 @@ import sqlite3
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.sqlite import schema
@@ -23,6 +23,7 @@ from ptb_kvpersistence.backends.sqlite.writer_lock import WriterLock
 from ptb_kvpersistence.backends.sqlite.writes import HalfWrittenError, Writes
 from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.model import (
+    LEASE_REQUESTS,
     Changes,
     ChangesReply,
     Checked,
@@ -48,8 +49,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-WRITES: Final = frozenset({Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})
-"""Requests that need the writer lock."""
+Kind = Literal["reads", "writes", "leases"]
+KINDS: Final[dict[type, Kind]] = {
+    **dict.fromkeys((Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep), "writes"),
+    **dict.fromkeys(LEASE_REQUESTS, "leases"),
+}
+"""What a request needs: the writer lock, or the file of the leases; all others read."""
 SWEEP_EVERY: Final = 30.0
 """Seconds between two sweeps of a connection that commits."""
 SWEEP_STEP: Final = 200

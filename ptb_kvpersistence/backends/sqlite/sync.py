@@ -16,7 +16,6 @@ from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import COURTESY, Luck, WriterQueue
 from ptb_kvpersistence.errors import BusyError, DatabaseError, LockTimeoutError, ReentryError, StoreClosedError
-from ptb_kvpersistence.model import LEASE_REQUESTS
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import Commit, R, Requested
@@ -59,11 +58,12 @@ class SQLiteBackend:
         """
         if self._pid != os.getpid():
             self._leave_to_parent()
-        if type(request) in LEASE_REQUESTS:
-            return cast("R", self._perform_on_leases(request, self._timeout if timeout is None else timeout))
+        kind = engine.KINDS.get(type(request), "reads")
         limit = self._timeout if timeout is None else timeout
+        if kind == "leases":
+            return cast("R", self._perform_on_leases(request, limit))
         patience = COURTESY
-        if type(request) not in engine.WRITES or self._luck.may_be_tried() or self._why_not_to_wait():
+        if kind == "reads" or self._luck.may_be_tried() or self._why_not_to_wait():
             try:
                 with self._lock:
                     return (self._engine or self._opened()).perform(request)  # type: ignore[no-any-return]
