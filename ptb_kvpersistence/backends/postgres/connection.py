@@ -139,7 +139,7 @@ def _options(parameters: Mapping[str, str | int], deadline: float) -> dict[str, 
     options: dict[str, Any] = dict(parameters)
     # libpq's own limit is for each of several hosts; ours is for all of them.
     options.setdefault("connect_timeout", max(2, round(deadline - monotonic())))
-    return {**options, "autocommit": True, "prepare_threshold": None, "context": _adapters_context}
+    return {**options, "autocommit": True, "context": _adapters_context}
 
 
 class _Context:

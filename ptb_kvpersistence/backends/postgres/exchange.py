@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from psycopg import abc
-    from psycopg.pq.abc import PGresult
+    from psycopg.pq.abc import PGconn, PGresult
 
     Statement = tuple[str, tuple[Any, ...]]
     """What to run, with its parameters; ``%s`` stands for one."""
@@ -84,11 +84,11 @@ def exchange(
         psycopg.Error: What the first one that failed gave; those after it were not run.
     """
     pgconn, transformer = connection.pgconn, Transformer(connection)
+    # All before anything is sent: a parameter that cannot be sent must not leave half of it in the pipeline.
+    dumped = [(statement, _dumped(transformer, parameters)) for statement, parameters in statements]
     pgconn.enter_pipeline_mode()
     sent: list[tuple[Any, bytes] | None] = []
-    for statement, parameters in statements:
-        values = transformer.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
-        types, formats = transformer.types, transformer.formats
+    for statement, (values, types, formats) in dumped:
         name, is_new = memory.find(key := (statement, types))
         if name is None:
             pgconn.send_query_params(_numbered(statement), values, types, formats)
@@ -102,7 +102,7 @@ def exchange(
     yield from send(pgconn)
     results: list[PGresult] = []
     try:
-        while (result := (yield from fetch_many(pgconn))[0]).status != ExecStatus.PIPELINE_SYNC:
+        while (result := (yield from _next_result(pgconn))).status != ExecStatus.PIPELINE_SYNC:
             results.append(result)
     except psycopg.Error as error:
         # Before it closes a connection the server says why.
@@ -115,6 +115,21 @@ def exchange(
         raise failure
     answers = [result for result, prepared in zip(results, sent, strict=True) if prepared is None]
     return [_rows(transformer, answer) for answer in answers]
+
+
+def _next_result(pgconn: PGconn) -> Generator[Any, Any, PGresult]:
+    found: list[PGresult] = yield from fetch_many(pgconn)
+    if not found:
+        message = "the connection was closed"
+        raise psycopg.OperationalError(message)
+    return found[0]
+
+
+def _dumped(transformer: abc.Transformer, parameters: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    if not parameters:
+        return None, None, None
+    values = transformer.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
+    return values, transformer.types, transformer.formats
 
 
 def _failure(results: list[PGresult], memory: Memory) -> psycopg.Error | None:
