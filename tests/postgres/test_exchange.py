@@ -12,6 +12,7 @@ from ptb_kvpersistence.backends.postgres import exchange
 from ptb_kvpersistence.backends.postgres.connection import connect, connect_async
 from ptb_kvpersistence.backends.postgres.location import locate
 from ptb_kvpersistence.backends.postgres.schema import FORMAT
+from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.model import Address, Commit, GetMany, OpenStore, Put, VersionCheck
 from tests.postgres.conftest import through
 
@@ -157,22 +158,55 @@ async def test_a_statement_that_failed_before_it_was_prepared_is_prepared_later(
     assert (await raw.run(PREPARED))[0] == [("SELECT 'a'",)]
 
 
+async def test_a_statement_is_another_one_with_other_types(raw):
+    raw.connection.memory.is_used = True
+    for _ in range(8):
+        assert await raw.run(("SELECT %s AS a", (1,))) == [[(1,)]]
+        assert await raw.run(("SELECT %s AS a", ("b",))) == [[("b",)]]
+        assert await raw.run(("SELECT %s AS a", (2**40,))) == [[(2**40,)]]
+
+
+# --- in use ---
+
+
 def connections(backend):
     runner = backend.backend.runner if hasattr(backend, "backend") else next(iter(backend._loops.values())).runner
     return runner.pool.all()
 
 
-async def test_what_the_server_forgot_is_said_anew(backend, store, schema):
+async def run_on(connection, *statements):
+    made = connection.run(list(statements))
+    return await made if asyncio.iscoroutine(made) else made
+
+
+async def test_what_the_server_forgot_is_said_anew(backend, store):
     for number in range(10):
         await backend.perform(Commit(store, (Put("d", "k", b"%d" % number),)))
     (connection,) = connections(backend)
     for number in (20, 30):
-        made = connection.run([("DEALLOCATE ALL", ())])
-        await (made if asyncio.iscoroutine(made) else asyncio.sleep(0))
-        reply = await backend.perform(Commit(store, (Put("d", "k", b"%d" % number),)))
-        assert reply.is_committed
+        assert any("kv_commit" in row[0] for row in (await run_on(connection, PREPARED))[0])
+        await run_on(connection, ("DEALLOCATE ALL", ()))
+        for _ in range(2):
+            reply = await backend.perform(Commit(store, (Put("d", "k", b"%d" % number),)))
+            assert reply.is_committed
         assert (await backend.perform(GetMany(store, (Address("d", "k"),))))[0].value == b"%d" % number
     assert connections(backend) == [connection]
+
+
+async def test_a_connection_outlives_what_was_refused_and_rolled_back(backend, store):
+    await backend.perform(Commit(store, (Put("d", "k", b"1"),)))
+    (connection,) = connections(backend)
+    for refused in (b"[", b"\x00"):
+        with pytest.raises(DatabaseError):
+            await backend.perform(Commit(store, (Put("d", "k", refused),)))
+    with pytest.raises(DatabaseError):
+        await backend.perform(Commit(store, (Put("d", "a\0b", b"1"),), (), "an\0id"))
+    session = await backend.exclusive(store, 5)
+    assert (await session.perform(GetMany(store, (Address("d", "k"),))))[0].value == b"1"
+    await session.end(None)
+    await backend.perform(Commit(store, (Put("d", "k", b"2"),)))
+    assert connections(backend) == [connection]
+    assert not connection.closed
 
 
 # --- functions that an older package made ---
