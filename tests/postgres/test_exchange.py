@@ -193,6 +193,19 @@ async def test_what_the_server_forgot_is_said_anew(backend, store):
     assert connections(backend) == [connection]
 
 
+async def test_what_it_remembers_is_found_in_tables_made_anew(backend, store, schema):
+    async def use(store):
+        for number in range(10):
+            await backend.perform(Commit(store, (Put("d", "k", b"%d" % number),)))
+            (record,) = await backend.perform(GetMany(store, (Address("d", "k"),)))
+            assert record.value == b"%d" % number
+
+    await use(store)
+    schema.drop()
+    made = await backend.perform(OpenStore("shop", "create"))
+    await use(made.id)
+
+
 async def test_a_connection_outlives_what_was_refused_and_rolled_back(backend, store):
     await backend.perform(Commit(store, (Put("d", "k", b"1"),)))
     (connection,) = connections(backend)
