@@ -38,15 +38,15 @@ local function many(command, key, list)
   end
   return sum
 end
-local function fetch(key, fields)
-  if #fields <= 4000 then
-    if #fields == 0 then return {} end
-    return redis.call('HMGET', key, unpack(fields))
+local function fetch(command, key, list, first, last)
+  if last - first < 4000 then
+    if last < first then return {} end
+    return redis.call(command, key, unpack(list, first, last))
   end
   local all = {}
-  for i = 1, #fields, 4000 do
-    local got = redis.call('HMGET', key, unpack(fields, i, math.min(i + 3999, #fields)))
-    for j = 1, #got do all[i + j - 1] = got[j] end
+  for from = first, last, 4000 do
+    local got = redis.call(command, key, unpack(list, from, math.min(from + 3999, last)))
+    for i = 1, #got do all[from - first + i] = got[i] end
   end
   return all
 end
@@ -84,26 +84,30 @@ local function has_changed(first, behind, since, at)
   end
   return false
 end
+-- Index and feed tell versions more quickly than entries with their values, as long as nothing there has ended.
+local function are_current(first, last)
+  if last - first < 4 or redis.call('ZCOUNT', EXPIRY, '-inf', text(now)) > 0 then return false end
+  local known, latest = fetch('ZMSCORE', INDEX, ARGV, first, last), fetch('ZMSCORE', FEED, ARGV, first, last)
+  for i = 1, #known do
+    if (known[i] and latest[i] or '0') ~= ARGV[last + i] then return false end
+  end
+  return true
+end
 -- Gives nothing when all hold, true when a range has changed, or a list of members and what is stored there now.
 local function failed_checks()
-  local members, versions, ranges = {}, {}, {}
   for _ = 1, tonumber(take()) do
-    if take() == 'v' then
-      members[#members + 1] = take()
-      versions[#members] = take()
-    else
-      ranges[#ranges + 1] = {take(), take(), take(), take()}
-    end
+    if has_changed(take(), take(), take(), take()) then return true end
   end
-  for _, range in ipairs(ranges) do
-    if has_changed(unpack(range)) then return true end
-  end
+  local count = tonumber(take())
+  local first, last = position + 1, position + count
+  position = last + count
+  if are_current(first, last) then return nil end
   local conflicts
-  for i, raw in ipairs(fetch(ENTRIES, members)) do
+  for i, raw in ipairs(fetch('HMGET', ENTRIES, ARGV, first, last)) do
     if not is_alive(raw) then raw = false end
-    if (raw and string.match(raw, '^%d+') or '0') ~= versions[i] then
+    if (raw and string.match(raw, '^%d+') or '0') ~= ARGV[last + i] then
       conflicts = conflicts or {}
-      conflicts[#conflicts + 1] = members[i]
+      conflicts[#conflicts + 1] = ARGV[first + i - 1]
       conflicts[#conflicts + 1] = raw
     end
   end

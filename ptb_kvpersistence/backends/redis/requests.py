@@ -350,14 +350,16 @@ def _change(member: bytes, version: bytes, raw: bytes | None, deleted_at: bytes)
 
 
 def _checks(checks: tuple[VersionCheck | RangeCheck, ...]) -> list[bytes]:
-    parts = [b"%d" % len(checks)]
+    ranges: list[bytes] = []
+    members: list[bytes] = []
+    versions: list[bytes] = []
     for check in checks:
         if isinstance(check, RangeCheck):
-            first, behind = layout.bounds(check.range)
-            parts += (b"r", first, behind, b"%d" % check.since, b"%d" % check.at)
+            ranges += (*layout.bounds(check.range), b"%d" % check.since, b"%d" % check.at)
         else:
-            parts += (b"v", layout.address(check.domain, check.key), b"%d" % check.version)
-    return parts
+            members.append(layout.address(check.domain, check.key))
+            versions.append(b"%d" % check.version)
+    return [b"%d" % (len(ranges) // 4), *ranges, b"%d" % len(members), *members, *versions]
 
 
 def _mutation(mutation: Put | Delete) -> tuple[bytes, bytes, bytes]:

@@ -72,73 +72,69 @@ local function kept(member)
   if keep[domain] == nil then keep[domain] = tonumber(redis.call('HGET', DOMAINS, domain) or '') or false end
   return keep[domain]
 end
-local first = math.max(head + 1, micros)
-local version, order, state, marks, gaps = first, {}, {}, {}, false
-local mutations = tonumber(take())
-local time = text(now)
+local function lifetime(member, life)
+  local ttl, ends = string.match(life, '^b(%d+) (%-?%d+)$')
+  if ttl then return tonumber(ttl), tonumber(ends) end
+  local number = tonumber(string.sub(life, 2))
+  if string.sub(life, 1, 1) == 'e' then return nil, number end
+  ttl = number or kept(member)
+  return ttl, ttl and now + ttl
+end
+local first, time = math.max(head + 1, micros), text(now)
+local endless = ' ' .. time .. ' - -\\n'
+-- By member: when it will end, true for never, false for deleted.
+local fresh = {}
+local version, entries, feed, marks, gaps = first, {}, {}, {}, false
+local mutations, puts = tonumber(take()), 0
 for i = 1, mutations do
-  local member, life, value = take(), take(), take()
-  local known = state[member]
-  local mark = '1'
+  local member, life, value = ARGV[position + 1], ARGV[position + 2], ARGV[position + 3]
+  position = position + 3
+  local number, is_done = text(version), true
   if life == 'd' then
-    local is_there
-    if known then
-      is_there = known.value and not (known.ends and known.ends <= now)
+    local known = fresh[member]
+    if known == nil then
+      is_done = is_alive(redis.call('HGET', ENTRIES, member))
     else
-      is_there = is_alive(redis.call('HGET', ENTRIES, member))
+      is_done = known == true or known and known > now
     end
-    if is_there then
-      if not known then order[#order + 1] = member end
-      state[member] = {version = version}
-    else
-      mark, gaps = '0', true
-    end
+    if is_done then fresh[member] = false end
   else
-    local ttl, ends
-    local both, both_end = string.match(life, '^b(%d+) (%-?%d+)$')
-    if both then
-      ttl, ends = tonumber(both), tonumber(both_end)
-    elseif life ~= '' then
-      ends = tonumber(string.sub(life, 2))
-      if string.sub(life, 1, 1) == 't' then
-        ttl = ends
-        ends = now + ttl
-      end
-    elseif has_settings then
-      ttl = kept(member)
-      ends = ttl and now + ttl
+    local header, ttl, ends = endless, nil, nil
+    if life ~= '' or has_settings then
+      ttl, ends = lifetime(member, life)
+      header = table.concat({'', time, ttl and text(ttl) or '-', ends and text(ends) or '-'}, ' ') .. '\\n'
     end
-    if not known then order[#order + 1] = member end
-    state[member] = {
-      value = table.concat({text(version), time, ttl and text(ttl) or '-', ends and text(ends) or '-'}, ' ')
-        .. '\\n' .. value,
-      version = version, ends = ends,
-    }
+    fresh[member] = ends or true
+    puts = puts + 2
+    entries[puts - 1] = member
+    entries[puts] = number .. header .. value
   end
-  marks[i] = mark
-  if mark == '1' then version = version + 1 end
+  if is_done then
+    local done = 2 * (version - first)
+    feed[done + 1] = number
+    feed[done + 2] = member
+    version = version + 1
+  else
+    gaps = true
+  end
+  marks[i] = is_done and '1' or '0'
 end
 
--- Written from here on.
+-- Written from here on. Of several mutations of one key the last one counts, here as for the server.
 if held_by then redis.call('DEL', EXCLUSIVE) end
 many('HSET', DOMAINS, set_domains)
 many('HDEL', DOMAINS, unset_domains)
-local entries, members, feed, index, expiry, timeless, buried = {}, {}, {}, {}, {}, {}, {}
-for _, member in ipairs(order) do
-  local new = state[member]
-  feed[#feed + 1] = text(new.version)
-  feed[#feed + 1] = member
-  if new.value then
+local members, index, expiry, timeless, buried = {}, {}, {}, {}, {}
+for member, ends in pairs(fresh) do
+  if ends then
     members[#members + 1] = member
-    entries[#entries + 1] = member
-    entries[#entries + 1] = new.value
     index[#index + 1] = '0'
     index[#index + 1] = member
-    if new.ends then
-      expiry[#expiry + 1] = text(new.ends)
-      expiry[#expiry + 1] = member
-    else
+    if ends == true then
       timeless[#timeless + 1] = member
+    else
+      expiry[#expiry + 1] = text(ends)
+      expiry[#expiry + 1] = member
     end
   else
     buried[#buried + 1] = member
@@ -179,7 +175,7 @@ local kind = take()
 if kind == 'get' then
   local members = {}
   for i = 1, tonumber(take()) do members[i] = take() end
-  local found = fetch(ENTRIES, members)
+  local found = fetch('HMGET', ENTRIES, members, 1, #members)
   for i, raw in ipairs(found) do
     if not is_alive(raw) then found[i] = false end
   end
@@ -205,7 +201,7 @@ repeat
     members = redis.call('ZRANGEBYLEX', INDEX, low, high, 'LIMIT', 0, text(step))
     low = '(' .. (members[#members] or '')
   end
-  for i, raw in ipairs(fetch(ENTRIES, members)) do
+  for i, raw in ipairs(fetch('HMGET', ENTRIES, members, 1, #members)) do
     if is_alive(raw) then
       items[#items + 1] = members[i]
       items[#items + 1] = raw
@@ -252,7 +248,7 @@ if #members > limit then
   head = versions[limit]
 end
 local items = {}
-for i, raw in ipairs(fetch(ENTRIES, members)) do
+for i, raw in ipairs(fetch('HMGET', ENTRIES, members, 1, #members)) do
   items[#items + 1] = members[i]
   items[#items + 1] = versions[i]
   items[#items + 1] = raw
