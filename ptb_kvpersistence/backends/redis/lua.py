@@ -58,7 +58,7 @@ end
 """
 
 CHECKS: Final = """
-local META, ENTRIES, INDEX, FEED, EXPIRY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local META, ENTRIES, INDEX, FEED, EXPIRY, TOMBSTONES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 -- Lua's own comparison follows the server's locale; members are ordered by their bytes.
 local function is_less(a, b)
   for i = 1, math.min(#a, #b) do
@@ -84,12 +84,13 @@ local function has_changed(first, behind, since, at)
   end
   return false
 end
--- Index and feed tell versions more quickly than entries with their values, as long as nothing there has ended.
+-- The feed tells versions more quickly than entries with their values do, as long as nothing there has ended.
 local function are_current(first, last)
   if last - first < 4 or redis.call('ZCOUNT', EXPIRY, '-inf', text(now)) > 0 then return false end
-  local known, latest = fetch('ZMSCORE', INDEX, ARGV, first, last), fetch('ZMSCORE', FEED, ARGV, first, last)
-  for i = 1, #known do
-    if (known[i] and latest[i] or '0') ~= ARGV[last + i] then return false end
+  local latest, buried = fetch('ZMSCORE', FEED, ARGV, first, last), {}
+  if redis.call('EXISTS', TOMBSTONES) == 1 then buried = fetch('ZMSCORE', TOMBSTONES, ARGV, first, last) end
+  for i = 1, #latest do
+    if (not buried[i] and latest[i] or '0') ~= ARGV[last + i] then return false end
   end
   return true
 end
@@ -116,10 +117,9 @@ end
 """
 
 WRITING: Final = """
-local TOMBSTONES, DOMAINS, COMMITS, EXCLUSIVE, LEASES = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local DOMAINS, COMMITS, EXCLUSIVE, LEASES = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 -- Who holds an exclusive session listens to its channel on this very node; when nobody does, the holder is gone.
-local function holder()
-  local held = redis.call('GET', EXCLUSIVE)
+local function holder(held)
   if not held then return nil end
   local token, channel = string.match(held, '^(%S+) (%S+)$')
   return token, redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0

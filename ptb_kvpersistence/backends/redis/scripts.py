@@ -23,7 +23,7 @@ COMMIT: Final = Script(
 local LANE = KEYS[11]
 local number, id, token, store = take(), take(), take(), take()
 local sweep_every, forget_after = tonumber(take()), tonumber(take())
-local sent = redis.call('GET', LANE)
+local sent, held = unpack(redis.call('MGET', LANE, EXCLUSIVE))
 if sent then
   local last, first, marks = string.match(sent, '^(%d+) (%d+) (%d*)$')
   if last == number then return {'again', first, marks} end
@@ -32,7 +32,7 @@ end
 local head, _, swept_at = unpack(redis.call('HMGET', META, 'head', 'horizon', 'swept_at'))
 if not head then return {'gone'} end
 head = tonumber(head)
-local held_by, lives = holder()
+local held_by, lives = holder(held)
 if token ~= '' and held_by ~= token then return {'lost'} end
 if id ~= '' and redis.call('ZSCORE', COMMITS, id) then
   if token ~= '' then redis.call('DEL', EXCLUSIVE) end
@@ -85,10 +85,9 @@ local endless = ' ' .. time .. ' - -\\n'
 -- By member: when it will end, true for never, false for deleted.
 local fresh = {}
 local version, entries, feed, marks, gaps = first, {}, {}, {}, false
-local mutations, puts = tonumber(take()), 0
+local mutations, next_life, puts = tonumber(take()), string.gmatch(take(), '([^,]*),'), 0
 for i = 1, mutations do
-  local member, life, value = ARGV[position + 1], ARGV[position + 2], ARGV[position + 3]
-  position = position + 3
+  local member, value, life = take(), take(), next_life() or ''
   local number, is_done = text(version), true
   if life == 'd' then
     local known = fresh[member]
@@ -124,12 +123,15 @@ end
 if held_by then redis.call('DEL', EXCLUSIVE) end
 many('HSET', DOMAINS, set_domains)
 many('HDEL', DOMAINS, unset_domains)
+local has_new = many('HSET', ENTRIES, entries) > 0
 local members, index, expiry, timeless, buried = {}, {}, {}, {}, {}
 for member, ends in pairs(fresh) do
   if ends then
     members[#members + 1] = member
-    index[#index + 1] = '0'
-    index[#index + 1] = member
+    if has_new then
+      index[#index + 1] = '0'
+      index[#index + 1] = member
+    end
     if ends == true then
       timeless[#timeless + 1] = member
     else
@@ -140,7 +142,7 @@ for member, ends in pairs(fresh) do
     buried[#buried + 1] = member
   end
 end
-if many('HSET', ENTRIES, entries) > 0 then many('ZADD', INDEX, index) end
+many('ZADD', INDEX, index)
 if redis.call('EXISTS', TOMBSTONES) == 1 then many('ZREM', TOMBSTONES, members) end
 if redis.call('EXISTS', EXPIRY) == 1 then many('ZREM', EXPIRY, timeless) end
 many('ZADD', EXPIRY, expiry)
@@ -266,7 +268,7 @@ SWEEP: Final = Script(
 -- ok count
 local head = redis.call('HGET', META, 'head')
 if not head then return {'gone'} end
-local held_by, lives = holder()
+local held_by, lives = holder(redis.call('GET', EXCLUSIVE))
 if lives then return {'busy'} end
 if held_by then redis.call('DEL', EXCLUSIVE) end
 local done, new_head, swept = sweep(tonumber(take()), tonumber(head), now - tonumber(take()))
