@@ -178,8 +178,10 @@ if kind == 'get' then
   local members = {}
   for i = 1, tonumber(take()) do members[i] = take() end
   local found = fetch('HMGET', ENTRIES, members, 1, #members)
-  for i, raw in ipairs(found) do
-    if not is_alive(raw) then found[i] = false end
+  if may_have_ended(#members) then
+    for i, raw in ipairs(found) do
+      if not is_alive(raw) then found[i] = false end
+    end
   end
   return {'ok', head, text(now), found}
 end
@@ -192,7 +194,7 @@ if kind == 'count' then
   return {'ok', head, text(now), counted}
 end
 local limit, is_reverse = tonumber(take()), take() == '1'
-local low, high, items = '[' .. first, '(' .. behind, {}
+local low, high, items, all_live = '[' .. first, '(' .. behind, {}, not may_have_ended(limit)
 repeat
   local step = math.min(limit + 1 - #items / 2, 4000)
   local members
@@ -204,7 +206,7 @@ repeat
     low = '(' .. (members[#members] or '')
   end
   for i, raw in ipairs(fetch('HMGET', ENTRIES, members, 1, #members)) do
-    if is_alive(raw) then
+    if all_live or is_alive(raw) then
       items[#items + 1] = members[i]
       items[#items + 1] = raw
     end
