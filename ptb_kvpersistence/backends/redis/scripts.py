@@ -72,13 +72,12 @@ local function kept(member)
   if keep[domain] == nil then keep[domain] = tonumber(redis.call('HGET', DOMAINS, domain) or '') or false end
   return keep[domain]
 end
-local function lifetime(member, life)
+local function lifetime(life)
   local ttl, ends = string.match(life, '^b(%d+) (%-?%d+)$')
   if ttl then return tonumber(ttl), tonumber(ends) end
   local number = tonumber(string.sub(life, 2))
   if string.sub(life, 1, 1) == 'e' then return nil, number end
-  ttl = number or kept(member)
-  return ttl, ttl and now + ttl
+  return number, now + number
 end
 local first, time = math.max(head + 1, micros), text(now)
 local endless = ' ' .. time .. ' - -\\n'
@@ -99,10 +98,13 @@ for i = 1, mutations do
     if is_done then fresh[member] = false end
   else
     local header, ttl, ends = endless, nil, nil
-    if life ~= '' or has_settings then
-      ttl, ends = lifetime(member, life)
-      header = table.concat({'', time, ttl and text(ttl) or '-', ends and text(ends) or '-'}, ' ') .. '\\n'
+    if life ~= '' then
+      ttl, ends = lifetime(life)
+    elseif has_settings then
+      ttl = kept(member)
+      ends = ttl and now + ttl
     end
+    if ends then header = table.concat({'', time, ttl and text(ttl) or '-', text(ends)}, ' ') .. '\\n' end
     fresh[member] = ends or true
     puts = puts + 2
     entries[puts - 1] = member
