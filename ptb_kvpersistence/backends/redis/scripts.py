@@ -208,7 +208,7 @@ repeat
     low = '(' .. (members[#members] or '')
   end
   for i, raw in ipairs(fetch('HMGET', ENTRIES, members, 1, #members)) do
-    if all_live or is_alive(raw) then
+    if all_live and raw or is_alive(raw) then
       items[#items + 1] = members[i]
       items[#items + 1] = raw
     end
