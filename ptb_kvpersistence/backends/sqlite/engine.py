@@ -250,7 +250,7 @@ class Engine:
             DatabaseError: What SQLite said; nothing was written.
         """
         try:
-            if not self._in_session:
+            if self._connection.in_transaction and not self._in_session:
                 self._roll_back_leftovers()
             return self._handlers[type(request)](request)
         except sqlite3.Error as error:
@@ -258,8 +258,7 @@ class Engine:
 
     def _roll_back_leftovers(self) -> None:
         # A rollback that failed, on a disk that does, must not keep the connection from ever working again.
-        if self._connection.in_transaction:
-            self._run("ROLLBACK")
+        self._end("ROLLBACK")
 
     def close(self) -> None:
         """Close what the engine opened besides its connection."""

@@ -58,18 +58,18 @@ class SQLiteBackend:
         """
         if self._pid != os.getpid():
             self._leave_to_parent()
-        kind = engine.KINDS.get(type(request), "reads")
-        limit = self._timeout if timeout is None else timeout
-        if kind == "leases":
-            return cast("R", self._perform_on_leases(request, limit))
+        kind = engine.KINDS.get(type(request))
         patience = COURTESY
-        if kind == "reads" or self._luck.may_be_tried() or self._why_not_to_wait():
+        if kind is None or (kind == "writes" and (self._luck.may_be_tried() or self._why_not_to_wait())):
             try:
                 with self._lock:
                     return (self._engine or self._opened()).perform(request)  # type: ignore[no-any-return]
             except BusyError:
                 self._refuse_to_wait()
-            patience = limit
+            patience = float("inf")
+        limit = self._timeout if timeout is None else timeout
+        if kind == "leases":
+            return cast("R", self._perform_on_leases(request, limit))
         return cast("R", self._perform_in_turn(request, limit, min(patience, limit)))
 
     def _attempt(self, request: Requested[Any]) -> Any:
