@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -185,6 +186,23 @@ def test_where_the_log_is_long_the_one_checkpoint_that_is_due_begins_it_anew(pat
             *begun_anew,
         )
     ]
+
+
+def test_a_long_log_is_on_the_disk_before_the_others_have_to_wait(path, monkeypatch):
+    recorder = Recorder(path)
+    checkpointer = Checkpointer(recorder, path)
+    recorder.seen.clear()
+    with Path(f"{path}-wal").open("wb") as log:
+        log.truncate(checkpoint.LONG_LOG)
+
+    def fsync(handle):
+        recorder.seen.append(("fsync", os.fstat(handle).st_size == checkpoint.LONG_LOG))
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fsync)
+    checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY)
+    checkpointer.after_commit(committed=True)
+    assert recorder.seen[0] == ("fsync", True)
+    assert ("PRAGMA wal_checkpoint(RESTART)", True) in recorder.seen
 
 
 def test_one_that_was_kept_from_beginning_it_anew_is_tried_again_soon(path):

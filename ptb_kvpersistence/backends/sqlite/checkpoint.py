@@ -68,6 +68,7 @@ class Checkpointer:
                 # One only: a second one would start on a log that the first has copied out.
                 times_too_long = self._size_of_log() // LONG_LOG
                 if times_too_long:
+                    self._write_out()
                     if not self._restart(min(MOST_PATIENCE, PATIENCE * times_too_long**2)):
                         self._mutations = CHECKPOINT_EVERY - AGAIN_AFTER
                 else:
@@ -81,6 +82,18 @@ class Checkpointer:
             return os.stat(self._log_path).st_size
         except OSError:
             return 0
+
+    def _write_out(self) -> None:
+        """Have the disk take the log while others still write, so that they wait for little of it afterwards.
+
+        SQLite keeps its locks on other files; closing this one drops none.
+        """
+        with contextlib.suppress(OSError):  # Windows wants it open for writing
+            handle = os.open(self._log_path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def _restart(self, patience: int) -> bool:
         """Copy the log out while nobody writes, so that the next writer begins it anew.
