@@ -22,8 +22,7 @@ from ptb_kvpersistence.errors import (
     StoreClosedError,
 )
 from ptb_kvpersistence.model import Address, Commit, GetMany, ListStores, OpenStore, Put
-from tests.postgres.conftest import through
-from tests.servers.postgres import free_port
+from tests.servers.postgres import free_port, through
 
 
 async def refused(connect_to, url, request=None, **options):

@@ -32,7 +32,7 @@ from ptb_kvpersistence.model import (
     SetDomain,
     VersionCheck,
 )
-from tests.postgres.conftest import through
+from tests.servers.postgres import through
 
 MARK = "mark-7f3a"
 """A key that the proxy looks for in what is sent."""

@@ -17,10 +17,12 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import pytest
+
+from tests.servers.pooler import Pooler
 
 SYSTEM_USER = "pgserver"
 """Whom the server runs as where the tests run as root, which PostgreSQL refuses."""
@@ -175,6 +177,13 @@ def _system_user(binaries):
     return SYSTEM_USER
 
 
+def through(url, port):
+    """Give a URL that goes to another port."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{host}@127.0.0.1:{port}"))
+
+
 class Schema:
     """An empty schema on a server, for one test.
 
@@ -265,6 +274,14 @@ def schema():
     """An empty schema on the shared server."""
     with Schema(shared_url()).used() as schema:
         yield schema
+
+
+@pytest.fixture(scope="session")
+def pooler():
+    """A pooler in front of the shared server."""
+    pooler = Pooler(shared_url(), 8)
+    yield pooler
+    pooler.close()
 
 
 @pytest.fixture
