@@ -215,10 +215,12 @@ def test_what_a_url_says():
     settings = parse("rediss+cluster://me:p%40ss@a:1,[::1]:2,c/0?prefix=shop&ssl_ca_certs=%2Fca.pem&max_connections=3")
     assert settings.name == "rediss+cluster://me@a:1,[::1]:2,c/0?prefix=shop"
     assert settings.seeds == (("a", 1), ("::1", 2), ("c", 6379))
-    assert settings.options == {"username": "me", "password": "p@ss", "db": 0, "ssl_ca_certs": "/ca.pem"}
+    login = {"username": "me", "password": "p@ss", "db": 0}
+    assert settings.options == {**login, "ssl_ca_certs": "/ca.pem", "ssl_check_hostname": True}
     assert (settings.is_tls, settings.is_cluster, settings.prefix, settings.max_connections) == (True, True, "shop", 3)
     assert not settings.allow_eviction
     assert "p@ss" not in repr(settings)
+    assert parse("rediss://host?ssl_cert_reqs=none").options["ssl_check_hostname"] is False
     plain = parse("redis://")
     assert (plain.seeds, plain.is_cluster, plain.prefix) == ((("localhost", 6379),), None, "kv")
 
