@@ -88,7 +88,7 @@ class Pooler:
         most: How many server connections were in use at once.
     """
 
-    def __init__(self, url, size):
+    def __init__(self, url, size, port=0):
         self._url, self._size = url, size
         self.transactions = self.most = 0
         self.left_behind = []
@@ -98,7 +98,7 @@ class Pooler:
         self._pids = itertools.count(1)
         self._clients = set()
         self._threads = []
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = socket.create_server(("127.0.0.1", port))
         self.port = self._listening.getsockname()[1]
         self._start(self._accept)
 
