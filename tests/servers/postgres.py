@@ -137,6 +137,18 @@ class PostgresServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
+    def replica(self):
+        """Make a server that follows this one, and can only be read until it is promoted."""
+        other = PostgresServer(self._settings)
+        shutil.rmtree(other._data)
+        self._run("pg_basebackup", "-D", other._data, "-d", self.url, "-R", "-c", "fast", "--no-sync", "-X", "stream")
+        return other.start()
+
+    def promote(self):
+        """Have a replica take writes."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+
     def stop(self):
         if self._process is not None:
             self.thaw()
