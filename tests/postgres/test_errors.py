@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -61,6 +62,16 @@ async def test_a_server_that_accepts_and_says_nothing(connect_to, schema, proxy)
     with pytest.raises(DatabaseUnavailableError, match="does not answer"):
         await backend.perform(ListStores())
     assert 1 <= time.monotonic() - started < 2.5
+
+
+async def test_a_silent_one_of_several_hosts_leaves_time_for_the_others(connect_to, schema, proxy):
+    proxy.is_deaf = True
+    port = urlsplit(schema.server).port
+    url = schema.url.replace(f":{port}/", f":{proxy.port},127.0.0.1:{port}/")
+    for timeout in (3, 10):
+        started = time.monotonic()
+        assert await connect_to(url, timeout=timeout).perform(ListStores()) == ()
+        assert time.monotonic() - started < timeout
 
 
 async def test_a_read_only_server_can_be_read(connect_to, backend, store, schema):
