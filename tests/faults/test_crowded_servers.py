@@ -25,7 +25,7 @@ from tests.servers.pooler import Pooler
 pytestmark = pytest.mark.slow
 
 
-said_at = ContextVar("said_at")
+said_at: ContextVar[float] = ContextVar("said_at")
 
 
 class Counting:

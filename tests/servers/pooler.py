@@ -22,8 +22,10 @@ LEFT_BEHIND = b"""SELECT 'prepared statement' FROM pg_prepared_statements UNION 
     SELECT 'listening' FROM pg_listening_channels() UNION ALL
     SELECT 'advisory lock' FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() UNION ALL
     SELECT 'setting ' || name FROM pg_settings WHERE source = 'session'"""
-STATUS = ("server_version", "client_encoding", "server_encoding", "DateStyle", "IntervalStyle", "TimeZone")
-STATUS += ("standard_conforming_strings", "integer_datetimes")
+STATUS = (
+    *("server_version", "client_encoding", "server_encoding", "DateStyle", "IntervalStyle", "TimeZone"),
+    *("standard_conforming_strings", "integer_datetimes"),
+)
 
 
 def _message(kind, body=b""):
