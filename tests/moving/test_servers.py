@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import uuid
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -48,7 +49,9 @@ def test_there_and_back(source, servers, tmp_path, run):
     end = str(tmp_path / "end.db")
     places = [source, *servers, end]
     for here, there in itertools.pairwise(places):
-        run("copy", here, there)
+        shown = " ".join(run("copy", here, there).stderr.split())
+        assert re.search("copying shop [^0-9]*100% 3,0.. entries", shown), "the progress bar"
+        assert re.search("comparing shop [^0-9]*100% 3,0.. entries", shown)
     assert held(end) == held(source)
 
 
