@@ -8,6 +8,8 @@ import time
 import psycopg
 
 from ptb_kvpersistence.backends.postgres import attempts
+from ptb_kvpersistence.backends.postgres.routines import REVISION
+from ptb_kvpersistence.backends.postgres.schema import FORMAT
 from ptb_kvpersistence.model import Changes, Commit, GetMany, OpenStore, Put, Sweep, VersionCheck
 
 
@@ -85,3 +87,18 @@ async def test_time_goes_on_inside_a_transaction(connect_to, backend, store, sch
     assert short is not None, "its time to live began when it was written"
     assert ended_at - 20 <= held.updated_at <= waited.updated_at
     assert held.version < waited.version
+
+
+async def test_functions_of_an_earlier_revision_are_replaced_by_whoever_comes_first(connect_to, store, schema):
+    schema.rows("UPDATE kv_format SET revision = revision - 1")
+    schema.rows(f'DROP FUNCTION "{schema.name}".kv_sweep_1')
+    backends = [connect_to(schema.url) for _ in range(6)]
+    assert await asyncio.gather(*(backend.perform(Sweep()) for backend in backends)) == [0] * 6
+    assert schema.rows("SELECT number, revision FROM kv_format") == [(FORMAT, REVISION)]
+    assert (await backends[0].perform(Commit(store, (Put("d", "k", b"1"),)))).is_committed
+
+
+async def test_functions_of_a_later_revision_stay(connect_to, store, schema):
+    schema.rows("UPDATE kv_format SET revision = revision + 1")
+    assert (await connect_to(schema.url).perform(Commit(store, (Put("d", "k", b"1"),)))).is_committed
+    assert schema.rows("SELECT revision FROM kv_format") == [(REVISION + 1,)]
