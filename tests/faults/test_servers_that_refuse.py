@@ -175,14 +175,14 @@ class PostgresPair:
 
 class ValkeyPair:
     def __init__(self, folder):
-        self.primary = valkey.Server(folder / "primary", *valkey.DURABLE).start()
-        follows = ("--replicaof", f"127.0.0.1 {self.primary.port}", "--repl-diskless-sync-delay", "0")
+        self.primary = valkey.Server(folder / "primary", *valkey.DURABLE, "--repl-diskless-sync-delay", "0").start()
+        follows = ("--replicaof", f"127.0.0.1 {self.primary.port}")
         self.replica = valkey.Server(folder / "replica", *valkey.DURABLE, *follows).start()
         self.place = ValkeyPlace(self.primary)
         self.replica_location = self.place.location.replace(f":{self.primary.port}", f":{self.replica.port}")
 
     def wait_until_in_step(self):
-        with self.primary.client() as client:
+        with self.primary.client(socket_timeout=15) as client:
             client.set("written", 1)
             assert client.wait(1, 10_000) == 1
 

@@ -6,11 +6,13 @@ import asyncio
 import time
 
 import psycopg
+import pytest
 
 from ptb_kvpersistence.backends.postgres import attempts
 from ptb_kvpersistence.backends.postgres.routines import REVISION
 from ptb_kvpersistence.backends.postgres.schema import FORMAT
 from ptb_kvpersistence.model import Changes, Commit, GetMany, OpenStore, Put, Sweep, VersionCheck
+from tests.servers.postgres import PostgresServer
 
 
 async def test_keys_are_ordered_by_code_point_whatever_the_database_thinks(store, schema):
@@ -102,3 +104,27 @@ async def test_functions_of_a_later_revision_stay(connect_to, store, schema):
     schema.rows("UPDATE kv_format SET revision = revision + 1")
     assert (await connect_to(schema.url).perform(Commit(store, (Put("d", "k", b"1"),)))).is_committed
     assert schema.rows("SELECT revision FROM kv_format") == [(REVISION + 1,)]
+
+
+@pytest.fixture(scope="module")
+def lazy_server():
+    """A server that tells of a commit before it is on the disk, and takes its time with that."""
+    server = PostgresServer({"synchronous_commit": "off", "wal_writer_delay": "10s", "autovacuum": "off"})
+    yield server.start()
+    server.remove()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("how", ["commit", "session"])
+async def test_who_wants_it_durable_waits_for_the_disk(connect_to, lazy_server, durable, how):
+    backend = connect_to(lazy_server.url)
+    store = (await backend.perform(OpenStore("shop", "ensure"))).id
+    with psycopg.connect(lazy_server.url, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+        commit = Commit(store, (Put("d", "k", b"1"),), durable=durable)
+        if how == "commit":
+            await backend.perform(commit)
+        else:
+            await (await backend.exclusive(store, 5, durable=durable)).end(commit)
+        on_disk = connection.execute("SELECT pg_current_wal_flush_lsn() = pg_current_wal_insert_lsn()").fetchone()
+    assert on_disk == (durable,)

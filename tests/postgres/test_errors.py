@@ -216,6 +216,7 @@ def test_parameters_reach_libpq():
     assert parameters["options"] == "-c search_path=a"
     assert (parameters["sslmode"], parameters["keepalives_idle"]) == ("verify-full", "3")
     assert "schema" not in parameters
+    assert (parameters["keepalives_interval"], parameters["keepalives_count"]) == (5, 3), "a vanished server is noticed"
 
 
 @pytest.mark.parametrize(

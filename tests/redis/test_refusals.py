@@ -107,6 +107,17 @@ async def test_what_is_lost_is_said_once(connect, make_server, caplog, options, 
     assert [said in record.message for record in caplog.records] == ([] if said is None else [True])
 
 
+async def test_what_a_failover_may_lose_is_said(connect, make_server, caplog):
+    primary = make_server(*valkey.DURABLE, "--repl-diskless-sync-delay", "0")
+    make_server("--replicaof", f"127.0.0.1 {primary.port}")
+    with primary.client(socket_timeout=15) as admin:
+        admin.set("k", 1)
+        assert admin.wait(1, 10_000) == 1
+    caplog.set_level(logging.WARNING)
+    await connect(primary.url).perform(OpenStore("shop", "ensure"))
+    assert ["a failover can lose writes" in record.message for record in caplog.records] == [True]
+
+
 async def test_a_managed_server_where_configuration_is_forbidden(connect, make_server, caplog):
     server = make_server("--appendonly", "yes")
     with server.client() as admin:
