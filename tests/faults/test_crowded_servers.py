@@ -110,7 +110,10 @@ async def test_a_server_that_takes_no_more_connections(remote, start_there):
         assert talk.count > 100
         talk.assert_prompt()
         assert {type(error) for error in bot.errors} == {DatabaseUnavailableError}
-        assert all("clients" in str(error) for error in bot.errors)
+        said = (
+            "clients" if remote.kind == "postgres" else "did not answer"
+        )  # Valkey closes at once, and may not be heard
+        assert all(said in str(error) for error in bot.errors), bot.errors
     await saved(bot)
     await assert_all_there(bot, talk, witness)
 
