@@ -262,7 +262,7 @@ class CommitReply(NamedTuple):
         return not self.conflicts and not self.range_conflict
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # as GetMany
 class Commit(Requested[CommitReply]):
     """All of the mutations or none.
 

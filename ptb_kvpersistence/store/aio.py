@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from ptb_kvpersistence.backends.base import AsyncBackend
-    from ptb_kvpersistence.model import Requested
+    from ptb_kvpersistence.model import KeyRange, Record, Requested
 
 T = TypeVar("T")
 
@@ -82,12 +82,12 @@ class AsyncStore:
         """Give the same store on another performer, for a transaction."""
         return AsyncStore(backend, self._handle, self._scope.domain, self._scope.settings)
 
-    async def _run(self, operation: Generator[Requested[Any], Any, T]) -> T:
+    def _run(self, operation: Generator[Requested[Any], Any, T]) -> Awaitable[T]:
         if ambient.current.get() is None and not leases.held:
-            return await drive_async(operation, self._backend.perform)
+            return drive_async(operation, self._backend.perform)
         inside = ambient.find(self.key, self._handle.info)
         perform = self._backend.perform if inside is None else inside.view.backend.perform
-        return await drive_async(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)
+        return drive_async(operation, leases.fenced(self._handle.backend, perform) if leases.held else perform)
 
     def transaction(self, *, lock: bool = False, timeout: float = LOCK_TIMEOUT) -> AsyncTransaction[AsyncStore]:
         """Begin a transaction: ``async with store.transaction():``; code inside uses this store, or what is yielded.
@@ -305,19 +305,18 @@ class AsyncStore:
             reverse: The other way round.
         """
         keys = operations.key_range(self._scope, prefix, start, stop)
-        after, more = None, True
-        while more:
-            items, more = await self._run(operations.page(self._scope, keys, after, reverse=reverse))
-            for item in items:
-                yield item
-            after = items[-1][0] if items else after
+        async for page in self._pages(keys, reverse=reverse):
+            for key, record in page:
+                yield key, operations.decode_value(self._scope, key, record.value)
 
     async def keys(
         self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
     ) -> AsyncIterator[str]:
         """List keys; see :meth:`items`."""
-        async for key, _ in self.items(prefix, start=start, stop=stop, reverse=reverse):
-            yield key
+        keys = operations.key_range(self._scope, prefix, start, stop)
+        async for page in self._pages(keys, reverse=reverse):
+            for key, _ in page:
+                yield key
 
     async def values(
         self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
@@ -325,3 +324,10 @@ class AsyncStore:
         """List values in the order of their keys; see :meth:`items`."""
         async for _, value in self.items(prefix, start=start, stop=stop, reverse=reverse):
             yield value
+
+    async def _pages(self, keys: KeyRange, *, reverse: bool) -> AsyncIterator[list[tuple[str, Record]]]:
+        after, more = None, True
+        while more:
+            items, more = await self._run(operations.page(self._scope, keys, after, reverse=reverse))
+            yield items
+            after = items[-1][0] if items else after

@@ -35,7 +35,8 @@ class AsyncBufferedBackend:
 
     async def perform(self, request: Requested[R], timeout: float | None = None) -> R:  # noqa: ARG002 - the port's
         """Answer from the transaction's writes, and from the store."""
-        return await drive_async(self._buffer.perform(request), self._perform)
+        reply = self._buffer.at_once(request)
+        return await drive_async(self._buffer.perform(request), self._perform) if reply is None else reply
 
 
 class AsyncTransaction(Generic[S]):
@@ -73,7 +74,7 @@ class AsyncTransaction(Generic[S]):
         self._buffer = Buffer(store_id, is_exclusive=self._lock, durable=store.handle.durable)
         self._view = store.bound_to(AsyncBufferedBackend(store.backend.name, self._buffer, perform))
         self._token = ambient.enter(store.key, self._buffer, self._view)
-        self._number = ambient.watchman.opened(f"store {store.name!r} in {store.backend.name}")
+        self._number = ambient.watchman.opened(store)
         return self._view  # type: ignore[no-any-return]
 
     def _enter_nested(self, outer: ambient.Ambient) -> S:

@@ -12,17 +12,20 @@ import logging
 import os
 import threading
 import time
+from asyncio.events import _get_running_loop
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import StoreInfo
     from ptb_kvpersistence.store.buffer import Buffer
+    from ptb_kvpersistence.store.face import Face
 
 _logger = logging.getLogger(__name__)
 
 OPEN_TOO_LONG: Final = 10.0
 """Seconds after which an open transaction is reported."""
+_LOOK_EVERY: Final = 0.5
 
 
 class Ambient(NamedTuple):
@@ -48,11 +51,8 @@ current: ContextVar[Ambient | None] = ContextVar("ptb_kvpersistence_transaction"
 
 def owner() -> tuple[int, int, object]:
     """Say who is running: the process (a fork is another one), the thread and, in an event loop, the task."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return os.getpid(), threading.get_ident(), task
+    loop = _get_running_loop()  # as get_running_loop(), without the cost of an exception
+    return os.getpid(), threading.get_ident(), None if loop is None else asyncio.current_task(loop)
 
 
 def find(key: tuple[object, str], info: StoreInfo | None = None) -> Ambient | None:
@@ -91,41 +91,55 @@ class Watchman:
 
     def start_anew(self) -> None:
         """Forget everything; a fork has none of these transactions, no thread, and maybe a lock that nobody holds."""
-        self._condition = threading.Condition()
-        self._open: dict[int, tuple[float, str]] = {}
+        self._open: dict[int, tuple[float, Face]] = {}
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_wanted = threading.Event()
+        self._is_awake = False
 
-    def opened(self, what: str) -> int:
-        """Note that a transaction begins; the reply is for :meth:`closed`."""
+    def opened(self, store: Face) -> int:
+        """Note that a transaction on a store begins; the reply is for :meth:`closed`."""
         number = next(self._numbers)
-        with self._condition:
-            self._open[number] = (time.monotonic(), what)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._watch, name="ptb_kvpersistence:watchman", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:  # no new threads at the end of the process
-                    self._thread = None
-            elif len(self._open) == 1:
-                self._condition.notify()
+        self._open[number] = (time.monotonic(), store)
+        if not self._is_awake:
+            self._wake()
         return number
 
     def closed(self, number: int) -> None:
         """Note that a transaction has ended."""
-        with self._condition:
-            self._open.pop(number, None)
+        self._open.pop(number, None)
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._watch, name="ptb_kvpersistence:watchman", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no new threads at the end of the process
+                    return
+                self._thread = thread
+        self._is_wanted.set()
 
     def _watch(self) -> None:
         while True:
-            with self._condition:
-                while not self._open:
-                    self._condition.wait()
-                now = time.monotonic()
-                late = [number for number, (since, _) in self._open.items() if now - since >= OPEN_TOO_LONG]
-                reports = [self._open.pop(number) for number in late]
-            for since, what in reports:
-                _logger.warning("a transaction on %s has been open for %.0f s; keep them short", what, now - since)
-            time.sleep(0.5)
+            self._is_awake = bool(self._open)
+            # Whoever came before that was noted is seen now, and who comes after it wakes this thread.
+            if not self._open:
+                self._is_wanted.wait()
+                self._is_wanted.clear()
+                self._is_awake = True
+            time.sleep(_LOOK_EVERY)
+            self._report(time.monotonic())
+
+    def _report(self, now: float) -> None:
+        for number, (since, store) in list(self._open.items()):
+            if now - since >= OPEN_TOO_LONG and self._open.pop(number, None) is not None:
+                _logger.warning(
+                    "a transaction on store %r in %s has been open for %.0f s; keep them short",
+                    store.name,
+                    store.backend.name,
+                    now - since,
+                )
 
 
 watchman: Final = Watchman()

@@ -60,7 +60,7 @@ class _Write(NamedTuple):
         return Record(self.mutation.value, self.version, self.at, self.mutation.ttl, self.expires_at)
 
     def final(self, now: int) -> Put | Delete:
-        if isinstance(self.mutation, Put) and self.is_over(now):
+        if self.expires_at is not None and isinstance(self.mutation, Put) and self.is_over(now):
             return self.mutation._replace(ttl=None, expires_at=self.expires_at)
         return self.mutation
 
@@ -96,14 +96,21 @@ class Buffer:
         if not self._writes:
             return None
         now = now_ms()
-        mutations = tuple(write.final(now) for write in self._writes.values())
-        return Commit(self.store, mutations, self._checks(), durable=self._durable)
+        mutations = tuple([write.final(now) for write in self._writes.values()])
+        return Commit(self.store, mutations, self._checks(), None, self._durable)
 
     def _checks(self) -> tuple[VersionCheck | RangeCheck, ...]:
         if self.is_exclusive:
             return ()
         reads = (VersionCheck(*address, record.version if record else 0) for address, record in self._reads.items())
         return (*reads, *self._ranges.values())
+
+    def at_once(self, request: Any) -> Any:
+        """Answer a request that needs nothing from the store, as most writes; None if it is another one."""
+        if type(request) is Commit and not request.checks and len(request.mutations) == 1:
+            (mutation,) = request.mutations
+            return CommitReply((self._put(mutation),)) if type(mutation) is Put else None
+        return None
 
     def perform(self, request: Any) -> Generator[Requested[Any], Any, Any]:
         """Answer a request from the writes, and from the store where these do not know.
@@ -140,13 +147,12 @@ class Buffer:
         return checked.reply, checked.head, checked.at
 
     def _get_many(self, request: GetMany) -> Generator[Requested[Any], Any, tuple[Record | None, ...]]:
-        unknown = tuple(
-            address for address in request.addresses if address not in self._writes and not self._is_known(address)
-        )
+        writes = self._writes
+        unknown = tuple([one for one in request.addresses if one not in writes and not self._is_known(one)])
         if unknown:
             records, _, _ = yield from self._ask(GetMany(self.store, unknown))
             self._reads.update(zip(unknown, records, strict=True))
-        return tuple(map(self._current, request.addresses))
+        return tuple([self._current(address) for address in request.addresses])
 
     def _is_known(self, address: Address) -> bool:
         record = self._reads.get(address)
@@ -229,16 +235,15 @@ class Buffer:
             if isinstance(mutation, Delete) and is_present[address] is None:
                 versions.append(0)
                 continue
-            self._steps += 1
-            self._writes[address] = _written(mutation, -self._steps)
-            versions.append(-self._steps)
+            versions.append(self._put(mutation))
         return CommitReply(tuple(versions))
 
-
-def _written(mutation: Put | Delete, version: int) -> _Write:
-    now = now_ms()
-    expires_at = lifetime(mutation, now, None)[1] if isinstance(mutation, Put) else None
-    return _Write(mutation, version, now, expires_at)
+    def _put(self, mutation: Put | Delete) -> int:
+        self._steps += 1
+        now = now_ms()
+        expires_at = lifetime(mutation, now, None)[1] if isinstance(mutation, Put) else None
+        self._writes[Address(mutation.domain, mutation.key)] = _Write(mutation, -self._steps, now, expires_at)
+        return -self._steps
 
 
 def _pass_on(request: Requested[Any]) -> Generator[Requested[Any], Any, Any]:

@@ -36,7 +36,7 @@ class Face(Protocol):
 class Pageable(Collection[str], Protocol):
     """A store as a view sees it."""
 
-    def pages(self, keys: KeyRange, *, reverse: bool = False) -> Iterator[tuple[str, Any]]:
+    def pages(self, keys: KeyRange, *, reverse: bool = False, values: bool = True) -> Iterator[tuple[str, Any]]:
         """Go through a range, a page at a time."""
 
     def count(self, prefix: str = "", *, start: str | None = None, stop: str | None = None) -> int:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
-from ptb_kvpersistence.errors import ConfigurationError, ConflictError, DecodeError, KeyExistsError, KeyNotFoundError
+from ptb_kvpersistence.errors import (
+    ConfigurationError,
+    ConflictError,
+    DecodeError,
+    EncodeError,
+    KeyExistsError,
+    KeyNotFoundError,
+)
 from ptb_kvpersistence.model import (
     ABSENT,
     Absent,
@@ -22,6 +29,7 @@ from ptb_kvpersistence.model import (
     KeyRange,
     OpenStore,
     Page,
+    PageReply,
     Put,
     Record,
     SetDomain,
@@ -265,14 +273,13 @@ def count(scope: Scope, keys: KeyRange) -> Generator[Requested[Any], Any, int]:
 
 def page(
     scope: Scope, keys: KeyRange, after: str | None, *, reverse: bool
-) -> Generator[Requested[Any], Any, tuple[list[tuple[str, Any]], bool]]:
-    """Read the next page of a range behind ``after``, and whether there are more."""
+) -> Generator[Requested[Any], Any, PageReply]:
+    """Read the next page of a range behind ``after``; :func:`decode_value` tells the values."""
     if after is not None:
         # No key contains NUL, so this is the smallest text behind `after`.
         keys = keys._replace(stop=after) if reverse else keys._replace(start=after + "\0")
     store = yield from prepare(scope)
-    reply = yield Page(store, keys, PAGE, reverse)
-    return [(key, _decode(scope, key, record)) for key, record in reply.items], reply.more
+    return (yield Page(store, keys, PAGE, reverse))  # type: ignore[no-any-return]
 
 
 def lifetime(ttl: object = None, expires_at: object = None) -> Lifetime:
@@ -313,45 +320,49 @@ def set_item(
     scope: Scope, key: object, value: Any, if_version: int | None = None, life: Lifetime = FOR_EVER
 ) -> Generator[Requested[Any], Any, int]:
     """Write a value; reply: its version. With ``if_version`` only over that version (0: no entry)."""
-    reply = yield from _put(scope, key, value, if_version, life)
+    put = _put(scope, key, value, life)
+    checks: tuple[VersionCheck, ...] = ()
+    if if_version is not None:
+        # Inside a transaction what it wrote itself has versions below 0.
+        if type(if_version) is not int:
+            message = "if_version takes the version of an entry, or 0 for no entry"
+            raise ConfigurationError(message)
+        checks = (VersionCheck(put.domain, put.key, if_version),)
+    store = _known(scope) or (yield from prepare(scope))
+    reply: CommitReply = yield Commit(store, (put,), checks, None, scope.handle.durable)
     if not reply.is_committed:
-        raise _changed(scope, str(key))
+        raise _changed(scope, put.key)
     return reply.versions[0]
 
 
-def _put(
-    scope: Scope, key: object, value: Any, if_version: int | None, life: Lifetime
-) -> Generator[Requested[Any], Any, CommitReply]:
+def _put(scope: Scope, key: object, value: Any, life: Lifetime) -> Put:
     address = check_address(scope.domain, key)
-    put = Put(*address, scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]"), *life)
-    # Inside a transaction what it wrote itself has versions below 0.
-    if if_version is not None and type(if_version) is not int:
-        message = "if_version takes the version of an entry, or 0 for no entry"
-        raise ConfigurationError(message)
-    checks = () if if_version is None else (VersionCheck(*address, if_version),)
-    store = _known(scope) or (yield from prepare(scope))
-    return (yield Commit(store, (put,), checks, durable=scope.handle.durable))  # type: ignore[no-any-return]
+    handle = scope.handle
+    try:
+        text = handle.codec.encode(value)
+    except EncodeError:
+        text = handle.codec.encode(value, f"{handle.name}[{address.key!r}]")  # raises with the place
+    return tuple.__new__(Put, (*address, text, *life))
 
 
 def set_many(
     scope: Scope, items: Iterable[tuple[object, Any]], life: Lifetime = FOR_EVER
 ) -> Generator[Requested[Any], Any, None]:
     """Write several values, all or none."""
-    puts = []
-    for key, value in items:
-        address = check_address(scope.domain, key)
-        text = scope.handle.codec.encode(value, f"{scope.handle.name}[{address.key!r}]")
-        puts.append(Put(*address, text, *life))
+    puts = [_put(scope, key, value, life) for key, value in items]
     store = yield from prepare(scope)
     yield Commit(store, tuple(puts), durable=scope.handle.durable)
 
 
 def add(scope: Scope, key: object, value: Any, life: Lifetime = FOR_EVER) -> Generator[Requested[Any], Any, int]:
     """Write a value where there is none; KeyExistsError where there is."""
-    reply = yield from _put(scope, key, value, 0, life)
+    put = _put(scope, key, value, life)
+    store = yield from prepare(scope)
+    absence = VersionCheck(put.domain, put.key, 0)
+    reply: CommitReply = yield Commit(store, (put,), (absence,), durable=scope.handle.durable)
     if not reply.is_committed:
-        message = f"{_place(scope, str(key))} has an entry already; use set() to overwrite it"
-        raise KeyExistsError(message, key=str(key))
+        message = f"{_place(scope, put.key)} has an entry already; use set() to overwrite it"
+        raise KeyExistsError(message, key=put.key)
     return reply.versions[0]
 
 
@@ -412,8 +423,7 @@ def modify(
         if after is ABSENT:
             mutation = Delete(*address)
         else:
-            text = scope.handle.codec.encode(after, f"{scope.handle.name}[{name!r}]")
-            mutation = Put(*address, text, *(_renewed(record) if life is None else life))
+            mutation = _put(scope, name, after, _renewed(record) if life is None else life)
         store = yield from prepare(scope)
         reply = yield Commit(store, (mutation,), (check,), durable=scope.handle.durable)
         if reply.is_committed:

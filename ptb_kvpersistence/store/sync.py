@@ -144,12 +144,13 @@ class Store(MutableMapping[str, Any]):
         domain = f", domain={self._scope.domain!r}" if self._scope.domain else ""
         return f"<Store {self.name!r} in {self._backend.name}{domain}>"
 
-    def pages(self, keys: KeyRange, *, reverse: bool = False) -> Iterator[tuple[str, Any]]:
-        """Go through a range of keys and values, a page at a time."""
+    def pages(self, keys: KeyRange, *, reverse: bool = False, values: bool = True) -> Iterator[tuple[str, Any]]:
+        """Go through a range of keys and values, a page at a time; without ``values`` these are None."""
         after, more = None, True
         while more:
             items, more = self._run(operations.page(self._scope, keys, after, reverse=reverse))
-            yield from items
+            for key, record in items:
+                yield key, operations.decode_value(self._scope, key, record.value) if values else None
             after = items[-1][0] if items else after
 
     def keys(

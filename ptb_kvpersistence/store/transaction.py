@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
@@ -38,7 +38,8 @@ class BufferedBackend:
 
     def perform(self, request: Requested[R], timeout: float | None = None) -> R:  # noqa: ARG002 - the port's signature
         """Answer from the transaction's writes, and from the store."""
-        return drive(self._buffer.perform(request), self._perform)  # type: ignore[no-any-return]
+        reply = self._buffer.at_once(request)
+        return cast("R", drive(self._buffer.perform(request), self._perform) if reply is None else reply)
 
 
 class Transaction(Generic[S]):
@@ -66,7 +67,8 @@ class Transaction(Generic[S]):
         self._outer = ambient.find(store.key, store.handle.info)
         if self._outer is not None:
             return self._enter_nested(self._outer)
-        store_id = drive(open_store(store.handle), store.backend.perform)
+        info = store.handle.info
+        store_id = drive(open_store(store.handle), store.backend.perform) if info is None else info.id
         perform: Callable[[Any], Any] = store.backend.perform
         if self._lock:
             self._session = store.backend.exclusive(store_id, self._timeout, durable=store.handle.durable)
@@ -74,7 +76,7 @@ class Transaction(Generic[S]):
         self._buffer = Buffer(store_id, is_exclusive=self._lock, durable=store.handle.durable)
         self._view = store.bound_to(BufferedBackend(store.backend.name, self._buffer, perform))
         self._token = ambient.enter(store.key, self._buffer, self._view)
-        self._number = ambient.watchman.opened(f"store {store.name!r} in {store.backend.name}")
+        self._number = ambient.watchman.opened(store)
         return self._view  # type: ignore[no-any-return]
 
     def _enter_nested(self, outer: ambient.Ambient) -> S:

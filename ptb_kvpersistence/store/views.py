@@ -31,7 +31,7 @@ class Keys(_Range, KeysView[str]):
     """Keys of a range."""
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self._pairs())
+        return (key for key, _ in self._store.pages(self._keys, reverse=self._reverse, values=False))
 
     def __contains__(self, key: object) -> bool:
         return self._covers(key) and key in self._store

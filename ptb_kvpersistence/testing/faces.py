@@ -162,17 +162,18 @@ class AsyncFace(Face):
         wanted = await _waiting(store, **options)
         events: list[Event] = []
 
-        async def read() -> None:
-            async for event in store.watch(**options):
+        async def read(changes: AsyncIterator[Event]) -> None:
+            async for event in changes:
                 events.append(event)  # noqa: PERF401 - what was seen before the end counts
 
-        task = asyncio.create_task(read())
-        deadline = time.monotonic() + 5
-        while not task.done() and time.monotonic() < deadline and len(events) < wanted:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.02)  # for what should not come
-        task.cancel()
-        await asyncio.wait([task])
+        async with store.watch(**options) as changes:
+            task = asyncio.create_task(read(changes))
+            deadline = time.monotonic() + 5
+            while not task.done() and time.monotonic() < deadline and len(events) < wanted:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)  # for what should not come
+            task.cancel()
+            await asyncio.wait([task])
         if not task.cancelled():
             task.result()
         return events

@@ -196,6 +196,20 @@ class Methods(Suite):
         with pytest.raises(DecodeError, match="bad"):
             await shop.get("bad")
 
+    async def test_what_cannot_be_read_is_found_in_listings_when_its_value_is_due(
+        self, shop: AsyncStore, backend: Subject
+    ) -> None:
+        info = shop.handle.info
+        assert info is not None
+        await shop.set("a", 1)
+        await backend.perform(Commit(info.id, (Put("", "bad", b'{"$future": 1}'),)))
+        assert [key async for key in shop.keys(start="a")] == ["a", "bad"]
+        seen = []
+        with pytest.raises(DecodeError, match="bad"):
+            async for item in shop.items():
+                seen.append(item)  # noqa: PERF401 - what came before the error counts
+        assert seen == [("a", 1)]
+
     @on_async_face
     async def test_info(self, shop: AsyncStore, backend: Subject) -> None:
         assert await shop.info() == await backend.perform(OpenStore("shop"))

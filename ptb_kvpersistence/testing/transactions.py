@@ -41,6 +41,20 @@ class Transactions(Suite):
         assert dict(rival) == {"a": 1, "b": 2}
 
     @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
+    async def test_a_transaction_of_a_domain_is_one_of_the_store(
+        self, shop: AsyncStore, rival: Store, lock: Any
+    ) -> None:
+        orders = shop.domain("orders")
+        async with orders.transaction(lock=lock) as view:
+            await view.set("a", 1)
+            async with orders.transaction() as inner:
+                await inner.set("b", 2)
+            async with shop.transaction() as root:
+                await root.set("root", await view.get("b"))
+            assert (await contents(view), len(rival.domain("orders"))) == ({"a": 1, "b": 2}, 0)
+        assert (dict(rival), dict(rival.domain("orders"))) == ({"root": 2}, {"a": 1, "b": 2})
+
+    @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
     @pytest.mark.parametrize("failure", FAILURES)
     async def test_any_exception_rolls_back(self, shop: AsyncStore, rival: Store, lock: Any, failure: Any) -> None:
         rival["kept"] = 1

@@ -31,10 +31,10 @@ def test_everything_comes_back():
 
 def test_a_bot_that_saves_nothing_is_found_out(monkeypatch, capsys):
     monkeypatch.setattr(demo, "UPDATE_INTERVAL", 1000)
-    monkeypatch.setattr(demo, "TIMEOUT", 4.0)
+    monkeypatch.setattr(demo, "TIMEOUT", 8.0)
     monkeypatch.setattr(demo, "_PAUSE", 0)
     assert demo.main() == 1
-    assert "FAILED: conversations was not saved within 4.0 s" in capsys.readouterr().out
+    assert "FAILED: conversations was not saved within 8.0 s" in capsys.readouterr().out
 
 
 def test_a_bot_that_does_not_start_is_found_out(monkeypatch, capsys):

@@ -344,11 +344,16 @@ def test_who_comes_by_a_symbolic_link_shares_all_locks(path, shop, tmp_path):
     link.symlink_to(path)
     code = """
 from ptb_kvpersistence.backends.sqlite import checkpoint
+from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 store = connect(path).store("shop")
 with store.lock("report"), store.transaction(lock=True):
     store["by"] = "link"
     say("inside")
     wait()
+queue = WriterQueue(path)
+say("first in line" if queue.enter(0) else "there is somebody")
+wait()
+queue.leave()
 engine = store.backend._connection.engine
 engine._checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY)
 say("checkpointing")
@@ -356,9 +361,11 @@ wait()
 """
     with child(code, str(link)) as process:
         assert process.hear() == "inside"
-        assert not WriterQueue(path).enter(0)
         with pytest.raises(LockTimeoutError), shop.lock("report", timeout=0):
             pass
+        process.tell()
+        assert process.hear() == "first in line"
+        assert not WriterQueue(path).enter(0)
         process.tell()
         assert process.hear() == "checkpointing"
         assert _try_lock(f"{path}-checkpoint") is None

@@ -91,7 +91,7 @@ async def test_a_pooler_in_between_is_noticed(monkeypatch, connect_to, schema):
         assert peek(backend) is None
     runner = backend.backend.runner if hasattr(backend, "backend") else next(iter(backend._loops.values())).runner
     (connection,) = runner.pool.all()
-    assert connection.prepare_threshold is None
+    assert not connection.memory.is_used
 
 
 async def test_it_stops_when_nobody_asks(monkeypatch, schema):

@@ -18,7 +18,9 @@ from ptb_kvpersistence.model import Address, Commit, GetMany, OpenStore, Put
 from tests.servers.tls import Authority, TlsProxy
 
 PREAMBLE = """
-import asyncio, os, sys, time, gc
+import asyncio, logging, os, sys, time, gc
+# That a step took long says something of the machine only.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing <"))
 from ptb_kvpersistence.backends.redis.aio import AsyncRedisBackend
 from ptb_kvpersistence.backends.redis.sync import RedisBackend
 from ptb_kvpersistence.model import *

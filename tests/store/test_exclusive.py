@@ -15,10 +15,12 @@ import threading
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from ptb_kvpersistence import connect, connect_async
+from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 from ptb_kvpersistence.errors import ReentryError
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.testing.faces import SyncStore
@@ -98,30 +100,41 @@ async def test_a_task_that_gave_up_waiting_may_write(async_shop):
     assert await async_shop.get("k") == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there waiting is a loop that any exception ends")
-def test_an_interrupted_waiter_leaves_nothing_locked(file, monkeypatch):
+ends_by_itself = pytest.mark.skipif(sys.platform == "win32", reason="there waiting is one loop for all of the time")
+
+
+@pytest.mark.parametrize("place", ["first in line", "new in line", pytest.param("long in line", marks=ends_by_itself)])
+def test_an_interrupted_waiter_leaves_nothing_locked(file, monkeypatch, place):
     with connect(file) as database:
         store = database.create("shop")
+        first = WriterQueue(file)
 
         def rival():
             with pytest.raises(KeyboardInterrupt), store.transaction(lock=True):
                 pytest.fail("it was interrupted before its turn")
 
-        original = threading.Event.wait
+        owner, name = (threading.Event, "wait") if place == "long in line" else (time, "sleep")
+        original = getattr(owner, name)
 
-        def interrupted(event, timeout=None):
-            if threading.current_thread().name.startswith("rival") and timeout:
-                original(event, 0.05)
+        def interrupted(*arguments):
+            if threading.current_thread().name.startswith("rival") and isinstance(arguments[-1], float):
+                original(*arguments[:-1], 0.05)
                 raise KeyboardInterrupt
-            return original(event, timeout)
+            return original(*arguments)
 
         with store.transaction(lock=True), ThreadPoolExecutor(1, "rival") as pool:
-            monkeypatch.setattr(threading.Event, "wait", interrupted)
+            assert place == "first in line" or first.enter(0)
+            monkeypatch.setattr(owner, name, interrupted)
             try:
                 pool.submit(rival).result(10)
             finally:
                 monkeypatch.undo()
+                first.leave()
         time.sleep(0.1)  # what was left waiting gets its turn now
+        handles = Path("/proc/self/fd")
+        assert not handles.exists() or not [one for one in handles.iterdir() if str(one.resolve()).endswith("-queue")]
+        assert first.enter(0)
+        first.leave()
         with store.transaction(lock=True, timeout=2):
             store["n"] = 1
         assert store["n"] == 1

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 
 from ptb_kvpersistence.backends.postgres.attempts import (
-    PREPARED_FROM,
     Attempt,
     BeginExclusive,
     Deadline,
@@ -138,8 +137,7 @@ class AsyncRunner:
             self.pool.adopt(connection)
         if self.prepared is None:
             await self._prepare(connection)
-        if self.prepared is not None and not self.prepared.is_pooled:
-            connection.prepare_threshold = PREPARED_FROM
+        connection.memory.is_used = self.prepared is not None and not self.prepared.is_pooled
         return connection
 
     async def _connect(self, deadline: Deadline) -> AsyncConnection:

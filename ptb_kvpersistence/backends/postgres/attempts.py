@@ -39,10 +39,9 @@ from ptb_kvpersistence.model import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from ptb_kvpersistence.backends.postgres.connection import Statement
+    from ptb_kvpersistence.backends.postgres.exchange import Rows, Statement
     from ptb_kvpersistence.backends.postgres.location import Location
 
-    Rows = list[tuple[Any, ...]]
     Script = Generator[list[Statement], list[Rows], Any]
 
 PATIENCE: Final = 1.0
@@ -53,8 +52,6 @@ GRACE: Final = 0.5
 """Seconds more, in which the server's own word that the time is up arrives."""
 PREPARING: Final = 30.0
 """Seconds that making the tables may take on the server."""
-PREPARED_FROM: Final = 5
-"""How often a statement is sent before the server is asked to remember it; never through a pooler."""
 SWEEP_EVERY: Final = 30.0
 """Seconds between two sweeps by who commits."""
 SWEEP_STEP: Final = 200

@@ -16,7 +16,8 @@ import psycopg
 from ptb_kvpersistence.backends.postgres.connection import finish
 
 if TYPE_CHECKING:
-    from ptb_kvpersistence.backends.postgres.connection import AsyncConnection, Connection, Statement
+    from ptb_kvpersistence.backends.postgres.connection import AsyncConnection, Connection
+    from ptb_kvpersistence.backends.postgres.exchange import Statement
 
 _logger = logging.getLogger(__name__)
 

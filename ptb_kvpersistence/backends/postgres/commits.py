@@ -12,7 +12,7 @@ from ptb_kvpersistence.model import Address, Commit, CommitReply, Delete, Put, R
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Rows = list[tuple[Any, ...]]
+    from ptb_kvpersistence.backends.postgres.exchange import Rows
 
 
 def record(row: tuple[Any, ...]) -> Record | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import selectors
-from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -18,13 +17,14 @@ import psycopg
 from psycopg import waiting
 
 from ptb_kvpersistence.backends.postgres.arrays import adapters
+from ptb_kvpersistence.backends.postgres.exchange import Memory, exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Mapping
+
+    from ptb_kvpersistence.backends.postgres.exchange import Rows, Statement
 
     T = TypeVar("T")
-    Statement = tuple[str, tuple[Any, ...]]
-    """What to run, with its parameters."""
 
 _INTERVAL: Final = 0.1
 _Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -76,26 +76,17 @@ def _interval(deadline: float) -> float:
     return max(0.001, min(_INTERVAL, deadline - monotonic()))
 
 
-@contextmanager
-def _first_of(failures: list[psycopg.Error]) -> Iterator[None]:
-    """Raise the first failure of a pipeline: psycopg logs those that follow if one comes out of the block itself."""
-    try:
-        yield
-    except psycopg.Error as error:
-        failures.append(error)
-    if failures:
-        raise failures[0]
-
-
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection of the sync face.
 
     Attributes:
         deadline: By the monotonic clock; what is not answered then raises LateError.
+        memory: Which statements the server remembers.
         generation: Of the pool that it belongs to.
         idle_since: When it was put back.
     """
 
+    memory: Memory
     deadline = float("inf")
     generation = 0
     idle_since = 0.0
@@ -109,18 +100,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         """Drive one of psycopg's generators, until the deadline."""
         return _wait(gen, self.pgconn.socket, self.deadline)
 
-    def run(self, statements: list[Statement]) -> list[list[tuple[Any, ...]]]:
+    def run(self, statements: list[Statement]) -> list[Rows]:
         """Run statements in one round trip; gives the rows of each."""
-        if len(statements) == 1:
-            statement, parameters = statements[0]
-            return [_rows(self.execute(statement, parameters))]
-        failures: list[psycopg.Error] = []
-        with _first_of(failures), self.pipeline():
-            try:
-                cursors = [self.execute(statement, parameters) for statement, parameters in statements]
-            except psycopg.Error as error:
-                failures.append(error)
-        return [_rows(cursor) for cursor in cursors]
+        return self.wait(exchange(self, self.memory, statements))  # type: ignore[no-any-return]
 
 
 class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
@@ -128,10 +110,12 @@ class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     Attributes:
         deadline: By the monotonic clock; what is not answered then raises LateError.
+        memory: Which statements the server remembers.
         generation: Of the pool that it belongs to.
         idle_since: When it was put back.
     """
 
+    memory: Memory
     deadline = float("inf")
     generation = 0
     idle_since = 0.0
@@ -146,24 +130,9 @@ class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         steps = _limited(gen, self.deadline)
         return await waiting.wait_async(steps, self.pgconn.socket, interval=_interval(self.deadline))
 
-    async def run(self, statements: list[Statement]) -> list[list[tuple[Any, ...]]]:
+    async def run(self, statements: list[Statement]) -> list[Rows]:
         """Run statements in one round trip; gives the rows of each."""
-        if len(statements) == 1:
-            statement, parameters = statements[0]
-            cursor = await self.execute(statement, parameters)
-            return [await cursor.fetchall() if cursor.description else []]
-        failures: list[psycopg.Error] = []
-        with _first_of(failures):
-            async with self.pipeline():
-                try:
-                    cursors = [await self.execute(statement, parameters) for statement, parameters in statements]
-                except psycopg.Error as error:
-                    failures.append(error)
-        return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
-
-
-def _rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return cursor.fetchall() if cursor.description else []
+        return await self.wait(exchange(self, self.memory, statements))  # type: ignore[no-any-return]
 
 
 def _options(parameters: Mapping[str, str | int], deadline: float) -> dict[str, Any]:
@@ -171,7 +140,7 @@ def _options(parameters: Mapping[str, str | int], deadline: float) -> dict[str, 
     # The driver's own limit is for each of several hosts, ours for all: a silent one must leave time for the others.
     hosts = str(parameters.get("host", "")).count(",") + 1
     options.setdefault("connect_timeout", max(2, round((deadline - monotonic()) / hosts)))
-    return {**options, "autocommit": True, "prepare_threshold": None, "context": _adapters_context}
+    return {**options, "autocommit": True, "context": _adapters_context}
 
 
 class _Context:
@@ -195,6 +164,7 @@ def connect(parameters: Mapping[str, str | int], deadline: float) -> Connection:
     finally:
         _until.reset(token)
     connection.deadline = deadline
+    connection.memory = Memory()
     _connections.add(connection)
     return connection
 
@@ -207,6 +177,7 @@ async def connect_async(parameters: Mapping[str, str | int], deadline: float) ->
     finally:
         _until.reset(token)
     connection.deadline = deadline
+    connection.memory = Memory()
     _connections.add(connection)
     return connection
 

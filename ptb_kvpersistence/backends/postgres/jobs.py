@@ -58,9 +58,7 @@ from ptb_kvpersistence.model import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ptb_kvpersistence.backends.postgres.connection import Statement
-
-    Rows = list[tuple[Any, ...]]
+    from ptb_kvpersistence.backends.postgres.exchange import Rows, Statement
 
 OWN_ID: Final = "~"
 """Begins the ids of commits that were given none; they are remembered for :data:`OWN_ID_LIFETIME` only."""

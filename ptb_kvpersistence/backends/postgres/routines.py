@@ -12,8 +12,12 @@ from typing import Final
 from ptb_kvpersistence.backends.base import ATTACHED_FOR, TOMBSTONE_LIFETIME
 from ptb_kvpersistence.backends.postgres.lease_routines import LEASE_ROUTINES, MICROSECONDS, MILLISECONDS
 
-REVISION: Final = 1
+REVISION: Final = 2
 """Grows with every change below; a database that has a lower one gets the functions anew."""
+
+# One plan for all arguments: by their numbers the server would make a new one for each check, which takes longer than
+# the commit. It is kept, so one made while the table was small must not read all of it when it has grown.
+_PLANNED: Final = "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off"
 
 _LOCK_KEY: Final = """
 CREATE OR REPLACE FUNCTION {s}.kv_lock_class() RETURNS integer LANGUAGE sql STABLE AS
@@ -25,12 +29,12 @@ CREATE OR REPLACE FUNCTION {s}.kv_channel() RETURNS text LANGUAGE sql STABLE AS
 $$ SELECT 'kv_' || '{t}.kv_stores'::regclass::oid $$
 """
 
-_FAILED: Final = """
-CREATE OR REPLACE FUNCTION {s}.kv_failed_1(
+_FAILED: Final = f"""
+CREATE OR REPLACE FUNCTION {{s}}.kv_failed_1(
     p_store integer, p_now bigint, c_domains text[], c_keys text[], c_versions bigint[],
     r_domains text[], r_starts text[], r_stops text[], r_sinces bigint[], r_ats bigint[])
 RETURNS TABLE(kind text, item integer, value json, version bigint, updated_at bigint, ttl bigint, expires_at bigint)
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE {_PLANNED} AS $$
 #variable_conflict use_column
 BEGIN
     IF r_domains IS NOT NULL THEN
@@ -41,11 +45,11 @@ BEGIN
         WHERE EXISTS (
             -- The subquery is kept apart, so that the few changes since then are looked at, not the whole range.
             SELECT FROM (
-                SELECT e.domain, e.key FROM {s}.kv_entries e WHERE e.store = p_store AND e.version > r.since OFFSET 0
+                SELECT e.domain, e.key FROM {{s}}.kv_entries e WHERE e.store = p_store AND e.version > r.since OFFSET 0
             ) c WHERE c.domain = r.domain AND c.key >= r.start AND (r.stop IS NULL OR c.key < r.stop)
         ) OR EXISTS (
             SELECT FROM (
-                SELECT e.domain, e.key FROM {s}.kv_entries e
+                SELECT e.domain, e.key FROM {{s}}.kv_entries e
                 WHERE e.store = p_store AND e.expires_at > r.at AND e.expires_at <= p_now OFFSET 0
             ) c WHERE c.domain = r.domain AND c.key >= r.start AND (r.stop IS NULL OR c.key < r.stop)
         ) LIMIT 1;
@@ -58,7 +62,7 @@ BEGIN
         SELECT 'version', c.n::integer, e.value, e.version, e.updated_at, e.ttl, e.expires_at
         FROM unnest(c_domains, c_keys, c_versions) WITH ORDINALITY AS c(domain, key, version, n)
         LEFT JOIN LATERAL (
-            SELECT * FROM {s}.kv_entries x WHERE x.store = p_store AND x.domain = c.domain AND x.key = c.key
+            SELECT * FROM {{s}}.kv_entries x WHERE x.store = p_store AND x.domain = c.domain AND x.key = c.key
                 AND x.value IS NOT NULL AND (x.expires_at IS NULL OR x.expires_at > p_now) OFFSET 0
         ) e ON true
         WHERE coalesce(e.version, 0) <> c.version;
@@ -74,7 +78,7 @@ CREATE OR REPLACE FUNCTION {{s}}.kv_commit_1(
     m_domains text[], m_keys text[], m_values json[], m_ttls bigint[], m_expires bigint[], m_kinds smallint[])
 RETURNS TABLE(outcome text, first bigint, skipped integer[], item integer,
     value json, version bigint, updated_at bigint, ttl bigint, expires_at bigint)
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE {_PLANNED} AS $$
 #variable_conflict use_column
 DECLARE
     v_now bigint;

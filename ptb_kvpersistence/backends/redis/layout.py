@@ -70,8 +70,8 @@ class StoreKeys:
         self.lines = tag + b"lines"
         self.bots = tag + b"bots"
         self._lane = tag + b"lane:"
-        self.reading = (self.meta, self.entries, self.index, self.feed, self.expiry)
-        self.writing = (*self.reading, self.tombstones, self.domains, self.commits, self.exclusive, self.leases)
+        self.reading = (self.meta, self.entries, self.index, self.feed, self.expiry, self.tombstones)
+        self.writing = (*self.reading, self.domains, self.commits, self.exclusive, self.leases)
         self.sweeping = (*self.writing, self.ends, self.lines)
         self.all = (*self.sweeping, self.bots)
         self.locking = (self.meta, self.leases, self.ends, self.lines)

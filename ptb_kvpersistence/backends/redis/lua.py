@@ -38,15 +38,15 @@ local function many(command, key, list)
   end
   return sum
 end
-local function fetch(key, fields)
-  if #fields <= 4000 then
-    if #fields == 0 then return {} end
-    return redis.call('HMGET', key, unpack(fields))
+local function fetch(command, key, list, first, last)
+  if last - first < 4000 then
+    if last < first then return {} end
+    return redis.call(command, key, unpack(list, first, last))
   end
   local all = {}
-  for i = 1, #fields, 4000 do
-    local got = redis.call('HMGET', key, unpack(fields, i, math.min(i + 3999, #fields)))
-    for j = 1, #got do all[i + j - 1] = got[j] end
+  for from = first, last, 4000 do
+    local got = redis.call(command, key, unpack(list, from, math.min(from + 3999, last)))
+    for i = 1, #got do all[from - first + i] = got[i] end
   end
   return all
 end
@@ -58,7 +58,7 @@ end
 """
 
 CHECKS: Final = """
-local META, ENTRIES, INDEX, FEED, EXPIRY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local META, ENTRIES, INDEX, FEED, EXPIRY, TOMBSTONES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 -- Lua's own comparison follows the server's locale; members are ordered by their bytes.
 local function is_less(a, b)
   for i = 1, math.min(#a, #b) do
@@ -84,26 +84,35 @@ local function has_changed(first, behind, since, at)
   end
   return false
 end
+-- One look at all ends is quicker than one at each entry, if there are more than a few.
+local function may_have_ended(count)
+  return count < 5 or redis.call('ZCOUNT', EXPIRY, '-inf', text(now)) > 0
+end
+-- The feed tells versions more quickly than entries with their values do, as long as nothing there has ended.
+local function are_current(first, last)
+  if may_have_ended(last - first + 1) then return false end
+  local latest, buried = fetch('ZMSCORE', FEED, ARGV, first, last), {}
+  if redis.call('EXISTS', TOMBSTONES) == 1 then buried = fetch('ZMSCORE', TOMBSTONES, ARGV, first, last) end
+  for i = 1, #latest do
+    if (not buried[i] and latest[i] or '0') ~= ARGV[last + i] then return false end
+  end
+  return true
+end
 -- Gives nothing when all hold, true when a range has changed, or a list of members and what is stored there now.
 local function failed_checks()
-  local members, versions, ranges = {}, {}, {}
   for _ = 1, tonumber(take()) do
-    if take() == 'v' then
-      members[#members + 1] = take()
-      versions[#members] = take()
-    else
-      ranges[#ranges + 1] = {take(), take(), take(), take()}
-    end
+    if has_changed(take(), take(), take(), take()) then return true end
   end
-  for _, range in ipairs(ranges) do
-    if has_changed(unpack(range)) then return true end
-  end
+  local count = tonumber(take())
+  local first, last = position + 1, position + count
+  position = last + count
+  if are_current(first, last) then return nil end
   local conflicts
-  for i, raw in ipairs(fetch(ENTRIES, members)) do
+  for i, raw in ipairs(fetch('HMGET', ENTRIES, ARGV, first, last)) do
     if not is_alive(raw) then raw = false end
-    if (raw and string.match(raw, '^%d+') or '0') ~= versions[i] then
+    if (raw and string.match(raw, '^%d+') or '0') ~= ARGV[last + i] then
       conflicts = conflicts or {}
-      conflicts[#conflicts + 1] = members[i]
+      conflicts[#conflicts + 1] = ARGV[first + i - 1]
       conflicts[#conflicts + 1] = raw
     end
   end
@@ -112,10 +121,9 @@ end
 """
 
 WRITING: Final = """
-local TOMBSTONES, DOMAINS, COMMITS, EXCLUSIVE, LEASES = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local DOMAINS, COMMITS, EXCLUSIVE, LEASES = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 -- Who holds an exclusive session listens to its channel on this very node; when nobody does, the holder is gone.
-local function holder()
-  local held = redis.call('GET', EXCLUSIVE)
+local function holder(held)
   if not held then return nil end
   local token, channel = string.match(held, '^(%S+) (%S+)$')
   return token, redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0

@@ -232,9 +232,7 @@ class Requests:
         parts.append(b"%d" % len(settings))
         for domain, keep in settings.items():
             parts += (domain.encode(), b"" if keep is None else b"%d" % keep)
-        parts.append(b"%d" % len(commit.mutations))
-        for mutation in commit.mutations:
-            parts += _mutation(mutation)
+        parts += _mutations(commit.mutations)
         parts.append(self.channel)
         steps = len(commit.mutations) + len(commit.checks) + len(commit.fences)
         if steps > MAX_STEPS or sum(map(len, parts)) > MAX_BYTES:
@@ -350,27 +348,36 @@ def _change(member: bytes, version: bytes, raw: bytes | None, deleted_at: bytes)
 
 
 def _checks(checks: tuple[VersionCheck | RangeCheck, ...]) -> list[bytes]:
-    parts = [b"%d" % len(checks)]
+    ranges: list[bytes] = []
+    members: list[bytes] = []
+    versions: list[bytes] = []
     for check in checks:
         if isinstance(check, RangeCheck):
-            first, behind = layout.bounds(check.range)
-            parts += (b"r", first, behind, b"%d" % check.since, b"%d" % check.at)
+            ranges += (*layout.bounds(check.range), b"%d" % check.since, b"%d" % check.at)
         else:
-            parts += (b"v", layout.address(check.domain, check.key), b"%d" % check.version)
-    return parts
+            members.append(layout.address(check.domain, check.key))
+            versions.append(b"%d" % check.version)
+    return [b"%d" % (len(ranges) // 4), *ranges, b"%d" % len(members), *members, *versions]
 
 
-def _mutation(mutation: Put | Delete) -> tuple[bytes, bytes, bytes]:
-    member = f"{mutation.domain}\0{mutation.key}".encode()
-    if not isinstance(mutation, Put):
-        return member, b"d", b""
-    if mutation.ttl is not None and mutation.expires_at is not None:
-        return member, b"b%d %d" % (mutation.ttl, mutation.expires_at), mutation.value
-    if mutation.ttl is not None:
-        return member, b"t%d" % mutation.ttl, mutation.value
-    if mutation.expires_at is not None:
-        return member, b"e%d" % mutation.expires_at, mutation.value
-    return member, b"", mutation.value
+def _mutations(mutations: tuple[Put | Delete, ...]) -> list[bytes]:
+    lives: list[bytes] = []
+    pairs: list[bytes] = []
+    for mutation in mutations:
+        pairs.append(layout.address(mutation.domain, mutation.key))
+        if isinstance(mutation, Put):
+            pairs.append(mutation.value)
+            lives.append(_life(mutation.ttl, mutation.expires_at))
+        else:
+            pairs.append(b"")
+            lives.append(b"d")
+    return [b"%d" % len(mutations), b"%b," % b",".join(lives) if any(lives) else b"", *pairs]
+
+
+def _life(ttl: int | None, expires_at: int | None) -> bytes:
+    if expires_at is None:
+        return b"" if ttl is None else b"t%d" % ttl
+    return b"e%d" % expires_at if ttl is None else b"b%d %d" % (ttl, expires_at)
 
 
 def _committed(reply: list[Any], commit: Commit) -> CommitReply:

@@ -23,7 +23,7 @@ COMMIT: Final = Script(
 local LANE = KEYS[11]
 local number, id, token, store = take(), take(), take(), take()
 local sweep_every, forget_after = tonumber(take()), tonumber(take())
-local sent = redis.call('GET', LANE)
+local sent, held = unpack(redis.call('MGET', LANE, EXCLUSIVE))
 if sent then
   local last, first, marks = string.match(sent, '^(%d+) (%d+) (%d*)$')
   if last == number then return {'again', first, marks} end
@@ -32,7 +32,7 @@ end
 local head, _, swept_at = unpack(redis.call('HMGET', META, 'head', 'horizon', 'swept_at'))
 if not head then return {'gone'} end
 head = tonumber(head)
-local held_by, lives = holder()
+local held_by, lives = holder(held)
 if token ~= '' and held_by ~= token then return {'lost'} end
 if id ~= '' and redis.call('ZSCORE', COMMITS, id) then
   if token ~= '' then redis.call('DEL', EXCLUSIVE) end
@@ -72,79 +72,79 @@ local function kept(member)
   if keep[domain] == nil then keep[domain] = tonumber(redis.call('HGET', DOMAINS, domain) or '') or false end
   return keep[domain]
 end
-local first = math.max(head + 1, micros)
-local version, order, state, marks, gaps = first, {}, {}, {}, false
-local mutations = tonumber(take())
-local time = text(now)
+local function lifetime(life)
+  local ttl, ends = string.match(life, '^b(%d+) (%-?%d+)$')
+  if ttl then return tonumber(ttl), tonumber(ends) end
+  local number = tonumber(string.sub(life, 2))
+  if string.sub(life, 1, 1) == 'e' then return nil, number end
+  return number, now + number
+end
+local first, time = math.max(head + 1, micros), text(now)
+local endless = ' ' .. time .. ' - -\\n'
+-- By member: when it will end, true for never, false for deleted.
+local fresh = {}
+local version, entries, feed, marks, gaps = first, {}, {}, {}, false
+local mutations, next_life, puts = tonumber(take()), string.gmatch(take(), '([^,]*),'), 0
 for i = 1, mutations do
-  local member, life, value = take(), take(), take()
-  local known = state[member]
-  local mark = '1'
+  local member, value, life = take(), take(), next_life() or ''
+  local number, is_done = text(version), true
   if life == 'd' then
-    local is_there
-    if known then
-      is_there = known.value and not (known.ends and known.ends <= now)
+    local known = fresh[member]
+    if known == nil then
+      is_done = is_alive(redis.call('HGET', ENTRIES, member))
     else
-      is_there = is_alive(redis.call('HGET', ENTRIES, member))
+      is_done = known == true or known and known > now
     end
-    if is_there then
-      if not known then order[#order + 1] = member end
-      state[member] = {version = version}
-    else
-      mark, gaps = '0', true
-    end
+    if is_done then fresh[member] = false end
   else
-    local ttl, ends
-    local both, both_end = string.match(life, '^b(%d+) (%-?%d+)$')
-    if both then
-      ttl, ends = tonumber(both), tonumber(both_end)
-    elseif life ~= '' then
-      ends = tonumber(string.sub(life, 2))
-      if string.sub(life, 1, 1) == 't' then
-        ttl = ends
-        ends = now + ttl
-      end
+    local header, ttl, ends = endless, nil, nil
+    if life ~= '' then
+      ttl, ends = lifetime(life)
     elseif has_settings then
       ttl = kept(member)
       ends = ttl and now + ttl
     end
-    if not known then order[#order + 1] = member end
-    state[member] = {
-      value = table.concat({text(version), time, ttl and text(ttl) or '-', ends and text(ends) or '-'}, ' ')
-        .. '\\n' .. value,
-      version = version, ends = ends,
-    }
+    if ends then header = table.concat({'', time, ttl and text(ttl) or '-', text(ends)}, ' ') .. '\\n' end
+    fresh[member] = ends or true
+    puts = puts + 2
+    entries[puts - 1] = member
+    entries[puts] = number .. header .. value
   end
-  marks[i] = mark
-  if mark == '1' then version = version + 1 end
+  if is_done then
+    local done = 2 * (version - first)
+    feed[done + 1] = number
+    feed[done + 2] = member
+    version = version + 1
+  else
+    gaps = true
+  end
+  marks[i] = is_done and '1' or '0'
 end
 
--- Written from here on.
+-- Written from here on. Of several mutations of one key the last one counts, here as for the server.
 if held_by then redis.call('DEL', EXCLUSIVE) end
 many('HSET', DOMAINS, set_domains)
 many('HDEL', DOMAINS, unset_domains)
-local entries, members, feed, index, expiry, timeless, buried = {}, {}, {}, {}, {}, {}, {}
-for _, member in ipairs(order) do
-  local new = state[member]
-  feed[#feed + 1] = text(new.version)
-  feed[#feed + 1] = member
-  if new.value then
+local has_new = many('HSET', ENTRIES, entries) > 0
+local members, index, expiry, timeless, buried = {}, {}, {}, {}, {}
+for member, ends in pairs(fresh) do
+  if ends then
     members[#members + 1] = member
-    entries[#entries + 1] = member
-    entries[#entries + 1] = new.value
-    index[#index + 1] = '0'
-    index[#index + 1] = member
-    if new.ends then
-      expiry[#expiry + 1] = text(new.ends)
-      expiry[#expiry + 1] = member
-    else
+    if has_new then
+      index[#index + 1] = '0'
+      index[#index + 1] = member
+    end
+    if ends == true then
       timeless[#timeless + 1] = member
+    else
+      expiry[#expiry + 1] = text(ends)
+      expiry[#expiry + 1] = member
     end
   else
     buried[#buried + 1] = member
   end
 end
-if many('HSET', ENTRIES, entries) > 0 then many('ZADD', INDEX, index) end
+many('ZADD', INDEX, index)
 if redis.call('EXISTS', TOMBSTONES) == 1 then many('ZREM', TOMBSTONES, members) end
 if redis.call('EXISTS', EXPIRY) == 1 then many('ZREM', EXPIRY, timeless) end
 many('ZADD', EXPIRY, expiry)
@@ -179,9 +179,11 @@ local kind = take()
 if kind == 'get' then
   local members = {}
   for i = 1, tonumber(take()) do members[i] = take() end
-  local found = fetch(ENTRIES, members)
-  for i, raw in ipairs(found) do
-    if not is_alive(raw) then found[i] = false end
+  local found = fetch('HMGET', ENTRIES, members, 1, #members)
+  if may_have_ended(#members) then
+    for i, raw in ipairs(found) do
+      if not is_alive(raw) then found[i] = false end
+    end
   end
   return {'ok', head, text(now), found}
 end
@@ -194,7 +196,7 @@ if kind == 'count' then
   return {'ok', head, text(now), counted}
 end
 local limit, is_reverse = tonumber(take()), take() == '1'
-local low, high, items = '[' .. first, '(' .. behind, {}
+local low, high, items, all_live = '[' .. first, '(' .. behind, {}, not may_have_ended(limit)
 repeat
   local step = math.min(limit + 1 - #items / 2, 4000)
   local members
@@ -205,8 +207,8 @@ repeat
     members = redis.call('ZRANGEBYLEX', INDEX, low, high, 'LIMIT', 0, text(step))
     low = '(' .. (members[#members] or '')
   end
-  for i, raw in ipairs(fetch(ENTRIES, members)) do
-    if is_alive(raw) then
+  for i, raw in ipairs(fetch('HMGET', ENTRIES, members, 1, #members)) do
+    if all_live and raw or is_alive(raw) then
       items[#items + 1] = members[i]
       items[#items + 1] = raw
     end
@@ -252,7 +254,7 @@ if #members > limit then
   head = versions[limit]
 end
 local items = {}
-for i, raw in ipairs(fetch(ENTRIES, members)) do
+for i, raw in ipairs(fetch('HMGET', ENTRIES, members, 1, #members)) do
   items[#items + 1] = members[i]
   items[#items + 1] = versions[i]
   items[#items + 1] = raw
@@ -270,7 +272,7 @@ SWEEP: Final = Script(
 -- ok count
 local head = redis.call('HGET', META, 'head')
 if not head then return {'gone'} end
-local held_by, lives = holder()
+local held_by, lives = holder(redis.call('GET', EXCLUSIVE))
 if lives then return {'busy'} end
 if held_by then redis.call('DEL', EXCLUSIVE) end
 local done, new_head, swept = sweep(tonumber(take()), tonumber(head), now - tonumber(take()))

@@ -12,36 +12,28 @@ import logging
 import os
 import sqlite3
 import threading
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiosqlite
 
 from ptb_kvpersistence import process
-from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy_async
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, pauses, pauses_in_turn, retry_busy_async
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
+from ptb_kvpersistence.backends.sqlite.queue import COURTESY, Luck, WriterQueue
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
 from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
-from ptb_kvpersistence.model import (
-    LEASE_REQUESTS,
-    Commit,
-    DeleteStore,
-    OpenStore,
-    R,
-    RenameStore,
-    Requested,
-    SetDomain,
-    Sweep,
-)
+from ptb_kvpersistence.model import R, Requested
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from ptb_kvpersistence.model import Commit
 
 _logger = logging.getLogger(__name__)
 STOP_TIMEOUT: Final = 10.0
 """Seconds to wait for a worker that is in the middle of a call."""
-_WRITES: Final = frozenset({Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})
-_Kind = Literal["reads", "writes", "leases"]
 
 
 class AsyncSQLiteBackend:
@@ -57,29 +49,46 @@ class AsyncSQLiteBackend:
         self.is_open = True
         self._timeout = timeout
         self._pid = os.getpid()
-        self._lanes: dict[tuple[asyncio.AbstractEventLoop, _Kind], _Lane] = {}
+        self._lanes: dict[tuple[asyncio.AbstractEventLoop, engine.Kind], _Lane] = {}
         self._free: dict[asyncio.AbstractEventLoop, list[_Lane]] = {}
         self._holders: dict[object, _Session] = {}
         self._peeker: _Peeker | None = None
+        self._luck = Luck()
 
     async def perform(self, request: Requested[R], timeout: float | None = None) -> R:
         """Perform one request, waiting up to ``timeout`` seconds for a busy database.
 
         Cancellation: an attempt that has begun is carried out all the same.
         """
+        kind = engine.KINDS.get(type(request), "reads")
         limit = self._timeout if timeout is None else timeout
-        is_about_leases = type(request) in LEASE_REQUESTS
-        kind: _Kind = "leases" if is_about_leases else "writes" if type(request) in _WRITES else "reads"
+        patience = COURTESY
+        if kind != "writes" or self._luck.may_be_tried():
+            try:
+                return await self._lane(kind).perform(request)
+            except BusyError:
+                if kind == "leases":
+                    return cast("R", await retry_busy_async(lambda: self._lane(kind).perform(request), limit))
+            patience = limit
+        self._refuse_reentry()
+        return cast("R", await self._perform_in_turn(lambda: self._lane(kind).perform(request), limit, patience))
 
-        async def attempt() -> R:
-            return cast("R", await self._lane(kind).perform(request))
-
+    async def _perform_in_turn(self, attempt: Callable[[], Awaitable[R]], limit: float, patience: float) -> R:
+        # In line without a thread to wait in: a cancelled caller leaves nothing behind, and no other one is held up.
+        place = WriterQueue(self.name)
+        deadline = time.monotonic() + limit
         try:
-            return await attempt()
-        except BusyError:
-            if not is_about_leases:
-                self._refuse_reentry()
-            return cast("R", await retry_busy_async(attempt, limit))
+            is_first = place.enter(0)
+            for pause in () if is_first else _pauses_in_line(min(limit, patience)):
+                await asyncio.sleep(pause)
+                is_first = place.enter(0)
+                if is_first:
+                    break
+            self._luck.stood_in_line()
+            left = max(0.0, deadline - time.monotonic())
+            return cast("R", await retry_busy_async(attempt, left, pauses_in_turn if is_first else pauses))
+        finally:
+            place.leave()
 
     def _refuse_reentry(self) -> None:
         if asyncio.current_task() in self._holders:
@@ -129,15 +138,16 @@ class AsyncSQLiteBackend:
         loop = asyncio.get_running_loop()
         self._free.setdefault(loop, []).append(session.lane)
 
-    def _lane(self, kind: _Kind) -> _Lane:
+    def _lane(self, kind: engine.Kind) -> _Lane:
+        key = (asyncio.get_running_loop(), kind)
+        lane = self._lanes.get(key)
+        if lane is not None and self.is_open and self._pid == os.getpid():
+            return lane
         if not self.is_open:
             raise closed(self.name)
         self._leave_foreign()
-        key = (asyncio.get_running_loop(), kind)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane(self.name, Leases if kind == "leases" else engine.connect)
-            process.at_end(self, process.THEN_CLOSE, self._stop_all)
+        lane = self._lanes[key] = _Lane(self.name, Leases if kind == "leases" else engine.connect)
+        process.at_end(self, process.THEN_CLOSE, self._stop_all)
         return lane
 
     def _leave_foreign(self) -> None:
@@ -204,6 +214,10 @@ class AsyncSQLiteBackend:
             peeker.close()
 
 
+def _pauses_in_line(timeout: float) -> Iterator[float]:
+    return pauses(timeout, first=0.002, growth=1.1, longest=0.01)
+
+
 class _Session:
     """An exclusive session of one task, with a worker of its own; of nobody once its task gave up waiting."""
 
@@ -255,13 +269,11 @@ class _Lane:
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
 
     async def perform(self, request: Requested[R]) -> R:
-        if self._opening is None:
+        opening = self._opening
+        if opening is None:
             # A task of its own: a caller that is cancelled must not leave a thread half started.
-            self._opening = asyncio.create_task(self._open())
-        if self._opening.done():
-            connection = self._opening.result()
-        else:
-            connection = await asyncio.shield(self._opening)
+            opening = self._opening = asyncio.create_task(self._open())
+        connection = opening.result() if opening.done() else await asyncio.shield(opening)
         (reply,) = await connection.execute_fetchall(cast("str", request))
         return cast("R", reply)
 

@@ -10,20 +10,20 @@ import sqlite3
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ptb_kvpersistence.backends.base import LONGEST_PAUSE_IN_TURN, pauses
 from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.sqlite import schema
 from ptb_kvpersistence.backends.sqlite.checkpoint import CHECKPOINT_EVERY, Checkpointer
 from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
 from ptb_kvpersistence.backends.sqlite.leases import Leases
-from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 from ptb_kvpersistence.backends.sqlite.reads import Reads, StatementConnection
 from ptb_kvpersistence.backends.sqlite.stores import Stores
+from ptb_kvpersistence.backends.sqlite.writer_lock import WriterLock
 from ptb_kvpersistence.backends.sqlite.writes import HalfWrittenError, Writes
-from ptb_kvpersistence.errors import BusyError, DatabaseError
+from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.model import (
+    LEASE_REQUESTS,
     Changes,
     ChangesReply,
     Checked,
@@ -49,6 +49,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+Kind = Literal["reads", "writes", "leases"]
+KINDS: Final[dict[type, Kind]] = {
+    **dict.fromkeys((Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep), "writes"),
+    **dict.fromkeys(LEASE_REQUESTS, "leases"),
+}
+"""What a request needs: the writer lock, or the file of the leases; all others read."""
 SWEEP_EVERY: Final = 30.0
 """Seconds between two sweeps of a connection that commits."""
 SWEEP_STEP: Final = 200
@@ -56,6 +62,7 @@ SWEEP_STEP: Final = 200
 
 SWEEP_FEED_AFTER: Final = 1000
 """Mutations of a connection after which it sweeps the feed without waiting for the time."""
+_NOTHING: Final = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -166,47 +173,45 @@ class Engine:
             SetDomain: self._set_domain,
             ListDomains: self._reads.domains,
             Sweep: self._sweep,
-            BeginExclusive: self._begin_exclusive,
-            EndExclusive: self._end_exclusive,
+            BeginExclusive: lambda request: self.begin_exclusive(request.timeout, durable=request.durable),
+            EndExclusive: lambda request: self.end_exclusive(request.commit),
         }
-        self._queue = WriterQueue(path)
+        self._writer_lock = WriterLock(connection, path)
         self._swept_at = time.monotonic()
         self._unswept = 0
         self._in_session = False
 
-    def _begin_exclusive(self, request: BeginExclusive) -> bool:
-        deadline = time.monotonic() + request.timeout
-        if not self._queue.enter(request.timeout):
-            return False
+    def begin_exclusive(self, timeout: float | None, *, durable: bool) -> bool:
+        """Take the file's one writer lock, waiting on this thread; tell whether it came.
+
+        Args:
+            timeout: Seconds; None: not to wait, nor to let those who do go first.
+            durable: Whether the session's commit waits for the disk.
+
+        Raises:
+            DatabaseError: What SQLite said.
+        """
         try:
-            self._set_durable(request.durable)
-            return self._take_writer_lock(deadline)
-        except BaseException:
-            self._queue.leave()
-            raise
+            self._roll_back_leftovers()
+            self._set_durable(durable)
+            self._in_session = self._writer_lock.take(timeout)
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+        return self._in_session
 
-    def _take_writer_lock(self, deadline: float) -> bool:
-        if self._try_writer_lock():
-            return True
-        for pause in pauses(deadline - time.monotonic(), LONGEST_PAUSE_IN_TURN):
-            time.sleep(pause)
-            if self._try_writer_lock():
-                return True
-        self._queue.leave()
-        return False
+    def end_exclusive(self, commit: Commit | None) -> None:
+        """Apply a commit, if given, and give the writer lock back.
 
-    def _try_writer_lock(self) -> bool:
+        Raises:
+            DatabaseError: What SQLite said; nothing was written.
+        """
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if not isinstance(translate(error, self._path), BusyError):
-                raise
-            return False
-        self._in_session = True
-        return True
+            self._end_exclusive(commit)
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
 
-    def _end_exclusive(self, request: EndExclusive) -> None:
-        commit, committed = request.commit, False
+    def _end_exclusive(self, commit: Commit | None) -> None:
+        committed = False
         self._in_session = False
         try:
             if commit is not None:
@@ -214,7 +219,7 @@ class Engine:
                     message = f"{self._path}: SQLite ended the transaction after a failure; nothing of it was written"
                     raise DatabaseError(message)
                 self._checkpointer.before_commit(len(commit.mutations), _size(commit))
-                with self._fenced(commit):
+                with self._fenced(commit) if commit.fences else _NOTHING:
                     if self._apply(commit).is_committed:
                         self._end("COMMIT")
                         committed = True
@@ -223,7 +228,7 @@ class Engine:
                 self._end("ROLLBACK")
             finally:
                 # The next one need not wait for a checkpoint.
-                self._queue.leave()
+                self._writer_lock.let_the_next_in()
                 self._checkpointer.after_commit(committed=committed)
 
     def data_version(self) -> int | None:
@@ -245,12 +250,15 @@ class Engine:
             DatabaseError: What SQLite said; nothing was written.
         """
         try:
-            # A rollback that failed, on a disk that does, must not keep the connection from ever working again.
             if self._connection.in_transaction and not self._in_session:
-                self._connection.execute("ROLLBACK")
+                self._roll_back_leftovers()
             return self._handlers[type(request)](request)
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
+
+    def _roll_back_leftovers(self) -> None:
+        # A rollback that failed, on a disk that does, must not keep the connection from ever working again.
+        self._end("ROLLBACK")
 
     def close(self) -> None:
         """Close what the engine opened besides its connection."""
@@ -318,7 +326,7 @@ class Engine:
     def _end(self, statement: str) -> None:
         # SQLite ends the transaction by itself on some errors.
         if self._connection.in_transaction:
-            self._connection.execute(statement)
+            self._run(statement)
 
     def _set_durable(self, durable: bool) -> None:
         if durable is not self._is_durable:
@@ -363,8 +371,8 @@ class Engine:
             yield
 
     def _fenced(self, request: Commit) -> AbstractContextManager[None]:
-        if not request.fences or (request.id is not None and self._writes.is_applied(request.id)):
-            return nullcontext()
+        if request.id is not None and self._writes.is_applied(request.id):
+            return _NOTHING
         return self._opened_leases().fenced(request.store, request.fences)
 
     def _checkpointed(self, handler: Callable[[DeleteStore], None]) -> Callable[[DeleteStore], None]:
@@ -408,4 +416,4 @@ class Engine:
 
 
 def _size(commit: Commit) -> int:
-    return sum([len(mutation.value) for mutation in commit.mutations if isinstance(mutation, Put)])
+    return sum([len(mutation.value) for mutation in commit.mutations if type(mutation) is Put])

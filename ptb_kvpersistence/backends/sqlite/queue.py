@@ -2,6 +2,10 @@
 
 SQLite's own waiting is a lottery: who sleeps longest loses. A lock on a file of its own wakes waiters in about the
 order in which they came. It only orders them; what keeps writers apart is SQLite's lock.
+
+To hand that over from process to process costs more than a short transaction does. So a writer that finds it free may
+take it without standing in line, but only so many times in a row: then those who wait have their turn. Who stands first
+in line and does not move, since it was frozen, keeps such a writer for :data:`COURTESY` only.
 """
 
 from __future__ import annotations
@@ -18,6 +22,30 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+AHEAD: Final = 16
+"""Writes in a row that one may try without standing in line."""
+COURTESY: Final = 0.25
+"""Seconds for which a writer that could well try stands in line after so many."""
+POLLED: Final = 0.015
+"""Seconds for which a turn is waited for by looking again and again; a thread to wait in costs more than most waits."""
+_LOOK_EVERY: Final = 0.002
+
+
+class Luck:
+    """Counts the writes that were tried without standing in line."""
+
+    def __init__(self) -> None:
+        self._tries = 0
+
+    def may_be_tried(self) -> bool:
+        """Tell whether the next write may be tried at once; if not, it has to stand in line."""
+        self._tries += 1
+        return self._tries <= AHEAD
+
+    def stood_in_line(self) -> None:
+        """Note that the writer's turn has come."""
+        self._tries = 0
 
 
 class WriterQueue:
@@ -48,7 +76,13 @@ class WriterQueue:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             return True
-        if _try_lock(handle) or (timeout > 0 and _wait(handle, timeout)):
+        deadline = time.monotonic() + timeout
+        try:
+            is_won = _try_lock(handle) or _poll(handle, min(timeout, POLLED))
+        except BaseException:
+            os.close(handle)
+            raise
+        if is_won or _wait(handle, deadline - time.monotonic()):
             self._handle = handle
             return True
         return False
@@ -93,20 +127,32 @@ def _try_lock(handle: int) -> bool:
     return True
 
 
+def _poll(handle: int, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY)
+        if _try_lock(handle):
+            return True
+    return False
+
+
 if sys.platform == "win32":
 
     def _wait(handle: int, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if _try_lock(handle):
-                return True
-            time.sleep(0.001)
-        os.close(handle)
-        return False
+        is_won = False
+        try:
+            is_won = _poll(handle, timeout)
+        finally:
+            if not is_won:
+                os.close(handle)
+        return is_won
 
 else:
 
     def _wait(handle: int, timeout: float) -> bool:
+        if timeout <= 0:
+            os.close(handle)
+            return False
         # flock knows no timeout; a thread that is left waiting gives the lock back when it comes.
         waiter = _Waiter(handle)
         thread = threading.Thread(target=waiter.run, name="ptb_kvpersistence:queue", daemon=True)

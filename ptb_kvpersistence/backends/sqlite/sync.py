@@ -5,18 +5,17 @@ Exclusive sessions have connections of their own.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
+from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, LONGEST_PAUSE_IN_TURN, retry_busy
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, pauses, pauses_in_turn, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
-from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
+from ptb_kvpersistence.backends.sqlite.queue import COURTESY, Luck, WriterQueue
 from ptb_kvpersistence.errors import BusyError, DatabaseError, LockTimeoutError, ReentryError, StoreClosedError
-from ptb_kvpersistence.model import LEASE_REQUESTS
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import Commit, R, Requested
@@ -48,6 +47,7 @@ class SQLiteBackend:
         self._leases: Leases | None = None
         self._free: list[engine.EngineConnection] = []
         self._holders: set[int] = set()
+        self._luck = Luck()
 
     def perform(self, request: Requested[R], timeout: float | None = None) -> R:
         """Perform one request, waiting up to ``timeout`` seconds for a busy database.
@@ -58,15 +58,19 @@ class SQLiteBackend:
         """
         if self._pid != os.getpid():
             self._leave_to_parent()
-        if type(request) in LEASE_REQUESTS:
-            return cast("R", self._perform_on_leases(request, self._timeout if timeout is None else timeout))
-        try:
-            with self._lock:
-                return (self._engine or self._opened()).perform(request)  # type: ignore[no-any-return]
-        except BusyError:
-            self._refuse_to_block()
+        kind = engine.KINDS.get(type(request))
+        patience = COURTESY
+        if kind is None or (kind == "writes" and (self._luck.may_be_tried() or self._why_not_to_wait())):
+            try:
+                with self._lock:
+                    return (self._engine or self._opened()).perform(request)  # type: ignore[no-any-return]
+            except BusyError:
+                self._refuse_to_wait()
+            patience = float("inf")
         limit = self._timeout if timeout is None else timeout
-        return cast("R", self._perform_in_turn(request, limit))
+        if kind == "leases":
+            return cast("R", self._perform_on_leases(request, limit))
+        return cast("R", self._perform_in_turn(request, limit, min(patience, limit)))
 
     def _attempt(self, request: Requested[Any]) -> Any:
         # Held for one attempt only: other threads read while this one waits for the database.
@@ -85,34 +89,34 @@ class SQLiteBackend:
             self._leases = Leases(self.name)
         return self._leases
 
-    def _perform_in_turn(self, request: Requested[Any], limit: float) -> Any:
+    def _perform_in_turn(self, request: Requested[Any], limit: float, patience: float) -> Any:
         queue = WriterQueue(self.name)
         deadline = time.monotonic() + limit
-        if not queue.enter(limit):
-            message = f"{self.name} is locked by another connection; try again, or end what holds it"
-            raise BusyError(message)
+        is_first = queue.enter(patience)
         try:
+            self._luck.stood_in_line()
             left = max(0.0, deadline - time.monotonic())
-            return retry_busy(lambda: self._attempt(request), left, LONGEST_PAUSE_IN_TURN)
+            return retry_busy(lambda: self._attempt(request), left, pauses_in_turn if is_first else pauses)
         finally:
             queue.leave()
 
-    def _refuse_to_block(self) -> None:
+    def _refuse_to_wait(self) -> None:
+        reason = self._why_not_to_wait()
+        if reason:
+            raise ReentryError(reason)
+
+    def _why_not_to_wait(self) -> str:
         if threading.get_ident() in self._holders:
-            message = (
+            return (
                 f"this thread is inside an exclusive transaction on {self.name} and would wait for itself; "
                 "use the transaction's own store, or end it first"
             )
-            raise ReentryError(message)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        message = (
+        if _get_running_loop() is None:
+            return ""
+        return (
             f"{self.name} is locked by somebody else, and waiting for it would block the running event loop; "
             "use AsyncStore (connect_async, or persistence.store) in coroutines"
         )
-        raise ReentryError(message)
 
     def peek(self, max_age: float = 0.0) -> object | None:  # noqa: ARG002 - an answer is never late
         """Read the file's data version; equal tokens mean that nothing was committed between."""
@@ -135,20 +139,18 @@ class SQLiteBackend:
             raise closed(self.name)
         ident = threading.get_ident()
         if ident in self._holders:
-            self._refuse_to_block()
+            self._refuse_to_wait()
         connection = self._free.pop() if self._free else retry_busy(lambda: engine.connect(self.name), timeout)
         session = _Session(self, connection, ident)
+        reason = self._why_not_to_wait()
+        taken = False
         try:
-            taken = session.engine.perform(engine.BeginExclusive(0, durable))
+            taken = session.engine.begin_exclusive(None if reason else timeout, durable=durable)
+        finally:
             if not taken:
-                self._refuse_to_block()
-                taken = timeout > 0 and session.engine.perform(engine.BeginExclusive(timeout, durable))
-        except BaseException:
-            self.put_back(connection)
-            raise
+                self.put_back(connection)
         if not taken:
-            self.put_back(connection)
-            raise lock_timeout(self.name, timeout)
+            raise ReentryError(reason) if reason else lock_timeout(self.name, timeout)
         self._holders.add(ident)
         return session
 
@@ -212,7 +214,7 @@ class _Session:
         """Apply a commit, if given, and let the others go on."""
         self._backend.session_ended(self._ident)
         try:
-            self.engine.perform(engine.EndExclusive(commit))
+            self.engine.end_exclusive(commit)
         finally:
             self._backend.put_back(self._connection)
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME, lifetime, store_gone
 from ptb_kvpersistence.backends.sqlite.reads import ALIVE, VERSION
 from ptb_kvpersistence.backends.sqlite.schema import HEAD
-from ptb_kvpersistence.model import CommitReply, Put, VersionCheck
+from ptb_kvpersistence.model import CommitReply, Delete, Put, VersionCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ptb_kvpersistence.backends.sqlite.reads import Reads, StatementConnection
-    from ptb_kvpersistence.model import Commit, Delete, SetDomain
+    from ptb_kvpersistence.model import Commit, SetDomain
 
     Lifetimes = Callable[[Put], tuple[int | None, int | None]]
 
@@ -34,6 +34,7 @@ _STATE = f"""SELECT ({HEAD}), (SELECT keep FROM domains WHERE store = stores.id 
 _STALE = """DELETE FROM feed WHERE version IN (
     SELECT feed.version FROM feed LEFT JOIN entries ON entries.entry = feed.entry
         WHERE feed.version BETWEEN ? AND ? AND entries.version IS NOT feed.version)"""
+_NOWHERE: Final = Delete("", "")
 _SLICE: Final = 200
 _WORTH_GOING_ON: Final = _SLICE // 3
 
@@ -83,9 +84,11 @@ class Writes:
 
     def _state(self, request: Commit, now: int) -> tuple[int, Lifetimes]:
         """Give the highest version, and how long what is put will live, in as few statements as can be."""
-        domains = {mutation.domain for mutation in request.mutations} or {""}
         head, kept = 0, {}
-        for domain in domains:
+        for mutation in request.mutations or (_NOWHERE,):
+            domain = mutation.domain
+            if domain in kept:
+                continue
             row = self._execute(_STATE, (domain, request.store)).fetchone()
             if row is None:
                 raise store_gone()
@@ -109,14 +112,14 @@ class Writes:
         rows = [
             (version, request.store, put.domain, put.key, put.value, now, *life(put))
             for version, put in enumerate(request.mutations, head + 1)
-            if isinstance(put, Put)
+            if type(put) is Put
         ]
         if len(rows) < len(request.mutations) or not rows:
             return ()
         if len(rows) == 1:
             self._execute(_PUT, rows[0])
-        else:
-            self._connection.executemany(_PUT, rows)
+            return (head + 1,)
+        self._connection.executemany(_PUT, rows)
         return tuple(range(head + 1, head + 1 + len(rows)))
 
     def _mutate_all(self, request: Commit, now: int, head: int, life: Lifetimes) -> tuple[int, ...]:
