@@ -21,6 +21,7 @@ from ptb_kvpersistence.codec import dumps, loads
 from ptb_kvpersistence.errors import (
     ConfigurationError,
     ConflictError,
+    DatabaseError,
     DecodeError,
     StoreExistsError,
     StoreNotFoundError,
@@ -45,7 +46,7 @@ from ptb_kvpersistence.model import (
 from ptb_kvpersistence.store.paging import COPY, Pages, is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from ptb_kvpersistence.model import DomainInfo, Record, Requested, StoreInfo
 
@@ -181,6 +182,7 @@ def write(
 
     Raises:
         ConflictError: Another process goes on with the same copy.
+        DatabaseError: The database refuses an entry, which is named.
     """
     puts = (*mutations, Put(*_PROGRESS, dumps(progress._asdict())))
     check = VersionCheck(*_PROGRESS, staging.version)
@@ -188,9 +190,43 @@ def write(
         reply = yield Commit(staging.info.id, puts, (check,), durable=durable)
     except StoreNotFoundError as error:
         raise _contended(staging.name) from error
+    except DatabaseError as error:
+        if type(error) is DatabaseError:
+            yield from _name_refused(staging, puts[:-1], check, error)
+        raise
     if not reply.is_committed:
         raise _contended(staging.name)
     staging.progress, staging.version = progress, reply.versions[-1]
+
+
+def _name_refused(
+    staging: Staging, mutations: Sequence[Put | Delete], check: VersionCheck, error: DatabaseError
+) -> Generator[Requested[Any], Any, None]:
+    """Find which entry of a batch the database does not take; the others are written anew by the next attempt.
+
+    Raises:
+        DatabaseError: That one is named.
+    """
+    while len(mutations) > 1:
+        half = mutations[: len(mutations) // 2]
+        is_in_half = yield from _is_refused(staging, half, check)
+        mutations = half if is_in_half else mutations[len(half) :]
+    if mutations and (yield from _is_refused(staging, mutations, check)):
+        domain, key = mutations[0][:2]
+        message = f"entry {key!r} of domain {domain!r} in store {staging.name!r} is not taken there: {error}"
+        raise DatabaseError(message) from error
+
+
+def _is_refused(
+    staging: Staging, mutations: Sequence[Put | Delete], check: VersionCheck
+) -> Generator[Requested[Any], Any, bool]:
+    try:
+        yield Commit(staging.info.id, tuple(mutations), (check,), durable=False)
+    except DatabaseError as error:
+        if type(error) is not DatabaseError:
+            raise
+        return True
+    return False
 
 
 def settle(store: StoreInfo, domains: Iterable[DomainInfo]) -> Generator[Requested[Any], Any, None]:

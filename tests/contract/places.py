@@ -19,6 +19,7 @@ from tests.servers import postgres, valkey
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.backends.base import AsyncBackend, Backend
+    from tests.servers.pooler import Pooler
 
 
 class MemoryPlace(Place):
@@ -151,9 +152,9 @@ class ValkeyPlace(Place):
 class PostgresPlace(Place):
     """A schema on a running server, seen by a plain SQL client that knows the documented tables only."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int | None = None) -> None:
         self._schema = postgres.Schema(postgres.shared_url())
-        self._url = self._schema.url
+        self._url = self._schema.url if port is None else postgres.through(self._schema.url, port)
 
     def open(self, *, timeout: float = 5.0) -> Backend:
         return open_backend(self._url, timeout=timeout)
@@ -188,3 +189,17 @@ class PostgresPlace(Place):
 
     def close(self) -> None:
         self._schema.drop()
+
+
+class PooledPlace(PostgresPlace):
+    """The same behind a pooler in transaction mode, which the witness does without."""
+
+    limits: Mapping[str, str] = {"cheap look": "notifications belong to a session, which a pooler does not keep"}
+
+    def __init__(self, pooler: Pooler) -> None:
+        super().__init__(pooler.port)
+        self._pooler = pooler
+
+    def close(self) -> None:
+        super().close()
+        assert not self._pooler.left_behind, "the next client has that in its session"

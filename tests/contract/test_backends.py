@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ptb_kvpersistence.testing import Contract
-from tests.contract.places import MemoryPlace, PostgresPlace, SQLitePlace, ValkeyPlace
+from tests.contract.places import MemoryPlace, PooledPlace, PostgresPlace, SQLitePlace, ValkeyPlace
 
 
 class TestMemory(Contract):
@@ -41,3 +41,12 @@ class TestValkey(OnServer):
 
 class TestValkeyCluster(TestValkey):
     server_fixture = "valkey_cluster"
+
+
+class TestPooler(OnServer):
+    """PostgreSQL behind a pooler in transaction mode."""
+
+    server_fixture = "pooler"
+
+    def make_place(self, folder):
+        return PooledPlace(self.server)

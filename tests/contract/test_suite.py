@@ -19,7 +19,7 @@ from ptb_kvpersistence.store.sync import Store
 from ptb_kvpersistence.testing import GUARANTEES, Contract
 from ptb_kvpersistence.testing.suite import Suite, guarantee_of
 from tests.contract.broken import BROKEN
-from tests.contract.places import MemoryPlace, SQLitePlace
+from tests.contract.places import MemoryPlace, PooledPlace, PostgresPlace, SQLitePlace, ValkeyPlace
 from tests.contract.running import run
 
 pytest_plugins = ["pytester"]
@@ -131,9 +131,16 @@ def test_nothing_in_the_suite_skips_but_the_table():
     assert found == ["suite.py: skip"]
 
 
-def test_what_our_own_backends_do_not_guarantee():
-    assert SQLitePlace.limits == {}
+def test_what_our_own_backends_do_not_guarantee_stands_in_the_readme():
+    for place in (SQLitePlace, PostgresPlace, ValkeyPlace):
+        assert place.limits == {}
     assert set(MemoryPlace.limits) == {"survives kill -9"}
+    assert set(PooledPlace.limits) == {"cheap look"}
+    rows = (Path(__file__).parents[2] / "README.md").read_text("utf-8").splitlines()
+    (survives,) = (row for row in rows if row.startswith("| committed data survives `kill -9`"))
+    assert [cell.strip() for cell in survives.split("|")[2:-1]] == ["yes", "yes", "yes", "no"], "memory is the last one"
+    (look,) = (row for row in rows if row.startswith("| a look at an unchanged store"))
+    assert "none with notifications; through PgBouncer one" in look
 
 
 # --- nothing is left out ---

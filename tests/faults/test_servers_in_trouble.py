@@ -13,113 +13,15 @@ from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.errors import DatabaseUnavailableError, ReadOnlyError
 from ptb_kvpersistence.persistence.sight import LOOK_TIMEOUT
 from tests.faults import processes
+from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, saved, saving
 from tests.ptb.offline import OfflineBot
-from tests.ptb.remote import KINDS, Remote, remove_server, start_server
 from tests.servers import valkey
 
 pytestmark = pytest.mark.slow
 
-USERS = "ptb:user_data"
-OPTIONS = {"share": ["user_data"], "merge": {"user_data.*.n": "sum"}}
-PROMPT = 0.3
-"""Seconds within which an update is to be answered on this machine, however loaded it is."""
 
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request, tmp_path_factory):
-    server = start_server(request.param, tmp_path_factory.mktemp("server"))
-    server.kind = request.param
-    yield server
-    remove_server(server)
-
-
-@pytest.fixture
-def remote(server):
-    remote = Remote(server.kind, server)
-    yield remote
-    remote.close()
-
-
-@pytest.fixture
-async def start(remote):
-    bots = []
-
-    async def start(location=remote.location, **options):
-        bots.append(OfflineBot(KVPersistence(location, **{**OPTIONS, **options})))
-        return await bots[-1].start()
-
-    yield start
-    for bot in bots:
-        await bot.stop()
-
-
-class Talk:
-    """Updates of one user, one after the other, each timed."""
-
-    def __init__(self, bot):
-        self.bot = bot
-        self.count = 0
-        self.seconds = []
-
-    def _change(self, _, context):
-        data = context.user_data
-        data["n"] = data.get("n", 0) + 1
-        data.setdefault("log", []).append(self.count)
-
-    async def once(self):
-        began = time.monotonic()
-        await self.bot.say("x", self._change)
-        self.seconds.append(time.monotonic() - began)
-        self.count += 1
-
-    async def during(self, seconds):
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            await self.once()
-            await asyncio.sleep(0.01)
-
-    def assert_prompt(self):
-        """At most two updates have waited: the one that found out, and one for the first look afterwards."""
-        assert max(self.seconds) < LOOK_TIMEOUT + PROMPT
-        assert len([seconds for seconds in self.seconds if seconds > PROMPT]) <= 2, self.seconds
-
-
-@contextlib.asynccontextmanager
-async def saving(bot, pause=0.05):
-    """Let PTB update its persistence again and again, as it does in its intervals."""
-
-    async def save():
-        while True:
-            await bot.save()
-            await asyncio.sleep(pause)
-
-    task = asyncio.create_task(save())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-
-
-async def saved(bot, seconds=20):
-    """Wait until nothing is pending, without PTB's help."""
-    deadline = time.monotonic() + seconds
-    while bot.persistence.pending:
-        assert time.monotonic() < deadline, f"{bot.persistence.pending} entities stay pending"
-        await bot.say("y", user=99)
-        await asyncio.sleep(0.05)
-
-
-async def assert_all_there(bot, talk, witness):
-    await bot.save()
-    await saved(bot)
-    data = witness.values(USERS)["42"]
-    assert (data["n"], data["log"]) == (talk.count, list(range(talk.count)))
-    assert all(isinstance(error, DatabaseError) for error in bot.errors)
-
-
-async def test_killed_and_started_again_under_load(remote, start):
-    bot = await start()
+async def test_killed_and_started_again_under_load(remote, start_there):
+    bot = await start_there(**OPTIONS)
     talk = Talk(bot)
     async with saving(bot):
         await talk.during(0.3)
@@ -135,8 +37,8 @@ async def test_killed_and_started_again_under_load(remote, start):
     assert max(talk.seconds) < LOOK_TIMEOUT + PROMPT
 
 
-async def test_a_dead_server_holds_up_one_update_and_is_told_once(remote, start, caplog):
-    bot = await start()
+async def test_a_dead_server_holds_up_one_update_and_is_told_once(remote, start_there, caplog):
+    bot = await start_there(**OPTIONS)
     talk = Talk(bot)
     await talk.once()
     await asyncio.to_thread(remote.kill)
@@ -158,8 +60,8 @@ async def test_a_dead_server_holds_up_one_update_and_is_told_once(remote, start,
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("times", [1, 1000], ids=["once", "until the deadline"])
-async def test_cut_off_at_the_flush(remote, start, when, times):
-    bot = await start()
+async def test_cut_off_at_the_flush(remote, start_there, when, times):
+    bot = await start_there(**OPTIONS)
     talk = Talk(bot)
     other = KVPersistence(remote.place.location, bot="other", **OPTIONS)
     await talk.once()
@@ -189,8 +91,8 @@ async def test_cut_off_at_the_flush(remote, start, when, times):
     assert data["log"] == list(range(talk.count))
 
 
-async def test_a_server_that_falls_silent(remote, start):
-    bot = await start()
+async def test_a_server_that_falls_silent(remote, start_there):
+    bot = await start_there(**OPTIONS)
     talk = Talk(bot)
     await talk.once()
     await bot.save()
@@ -207,8 +109,8 @@ async def test_a_server_that_falls_silent(remote, start):
     await assert_all_there(bot, talk, remote.witness())
 
 
-async def test_a_server_that_is_slow(remote, start):
-    bot = await start()
+async def test_a_server_that_is_slow(remote, start_there):
+    bot = await start_there(**OPTIONS)
     talk = Talk(bot)
     await talk.once()
     await bot.save()
@@ -228,8 +130,8 @@ async def test_a_server_that_is_slow(remote, start):
     assert bot.errors == []
 
 
-async def test_a_server_that_only_reads(remote, start):
-    bot = await start()
+async def test_a_server_that_only_reads(remote, start_there):
+    bot = await start_there(**OPTIONS)
     talk = Talk(bot)
     await talk.once()
     await bot.save()

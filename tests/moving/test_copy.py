@@ -16,7 +16,13 @@ from ptb_kvpersistence.backends.memory import MemoryBackend
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
 from ptb_kvpersistence.backends.urls import open_backend
 from ptb_kvpersistence.cli import copying
-from ptb_kvpersistence.errors import ConfigurationError, ConflictError, DatabaseError, DatabaseFullError
+from ptb_kvpersistence.errors import (
+    ConfigurationError,
+    ConflictError,
+    DatabaseError,
+    DatabaseFullError,
+    DatabaseUnavailableError,
+)
 from ptb_kvpersistence.model import (
     AttachBot,
     Changes,
@@ -587,3 +593,21 @@ def test_a_request_that_fails_once_is_told_as_it_is(tmp_path, backend, monkeypat
         assert "no space left" in run("copy", source, target, code=1).stderr
     run("copy", source, target)
     assert held(target) == held(source)
+
+
+@pytest.mark.parametrize("later", [None, DatabaseUnavailableError("it has gone")], ids=["once", "gone"])
+def test_who_refuses_once_and_not_again_has_refused_no_entry(tmp_path, source, later):
+    failures = [DatabaseError("some trouble"), later]
+
+    def before(request):
+        # The batch, and the first part of it that is tried by itself.
+        is_next = isinstance(request, Commit) and (len(request.mutations) > 2 or len(failures) == 1)
+        failure = failures.pop(0) if is_next and failures else None
+        if failure:
+            raise failure
+        return request
+
+    with pytest.raises(DatabaseError) as caught:
+        copy(source, Between(place("memory", tmp_path), before=before))
+    assert str(caught.value) == str(later or "some trouble")
+    assert not failures

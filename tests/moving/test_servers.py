@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import uuid
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -48,7 +49,9 @@ def test_there_and_back(source, servers, tmp_path, run):
     end = str(tmp_path / "end.db")
     places = [source, *servers, end]
     for here, there in itertools.pairwise(places):
-        run("copy", here, there)
+        shown = " ".join(run("copy", here, there).stderr.split())
+        assert re.search("copying shop [^0-9]*100% 3,0.. entries", shown), "the progress bar"
+        assert re.search("comparing shop [^0-9]*100% 3,0.. entries", shown)
     assert held(end) == held(source)
 
 
@@ -71,11 +74,41 @@ def test_a_server_that_holds_something_is_not_overwritten(source, servers, run):
         assert dict(database.store("shop")) == {"mine": 1}
 
 
-def test_what_json_is_not_stays_out_of_postgres(tmp_path, schema, run):
-    location = str(tmp_path / "odd.db")
+@pytest.mark.parametrize("place", [0, 1, 499, 998, 999, 1500])
+@pytest.mark.parametrize("by", ["copy", "lines"])
+def test_what_json_is_not_stays_out_of_postgres_and_is_named(tmp_path, schema, run, by, place):
+    location, lines = str(tmp_path / "odd.db"), tmp_path / "odd.jsonl"
+    puts = [Put("ключи", f"{number:04}", b"1") for number in range(1501)]
+    puts[place] = puts[place]._replace(value=b"[topsecret")
     with closing(open_backend(location)) as backend:
         store = backend.perform(OpenStore("shop", "create")).id
-        backend.perform(Commit(store, (Put("d", "k", b"not json at all"), Put("d", "l", b"1"))))
-    assert "json" in run("copy", location, schema.url, code=1).stderr
+        backend.perform(Commit(store, tuple(puts)))
+    if by == "lines":
+        run("export", location, lines)
+        result = run("import", lines, schema.url, code=1)
+    else:
+        result = run("copy", location, schema.url, code=1)
+    assert "json" in result.stderr
+    assert f"entry '{place:04}' of domain 'ключи' in store 'shop'" in result.stderr
+    assert "topsecret" not in result.stderr
+    assert "s3cret" not in result.stderr
     with connect(schema.url) as database, pytest.raises((KeyError, ConfigurationError)):
         database.store("shop")
+    with connect(location) as database:
+        database.store("shop").domain("ключи")[f"{place:04}"] = 5
+    run("copy", location, schema.url)
+    with connect(schema.url) as database:
+        assert len(database.store("shop").domain("ключи")) == 1501
+
+
+def test_a_server_that_goes_away_names_no_entry(source, schema, run):
+    with connect(schema.url) as database:
+        database.create("other")
+    schema.rows(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'a hot standby' USING ERRCODE = 'read_only_sql_transaction'; END $$"
+    )
+    schema.rows("CREATE TRIGGER refuse BEFORE INSERT ON kv_entries FOR EACH STATEMENT EXECUTE FUNCTION refuse()")
+    result = run("copy", source, schema.url, code=1)
+    assert "is read-only" in result.stderr
+    assert "entry" not in result.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -72,13 +72,6 @@ async def backend(connect_to, schema):
 @pytest.fixture
 async def store(backend):
     return (await backend.perform(OpenStore("shop", "ensure"))).id
-
-
-def through(url, port):
-    """Give a URL that goes to another port."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[0]
-    return urlunsplit(parts._replace(netloc=f"{host}@127.0.0.1:{port}"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,8 +23,7 @@ from ptb_kvpersistence.errors import (
     StoreClosedError,
 )
 from ptb_kvpersistence.model import Address, Commit, GetMany, ListStores, OpenStore, Put
-from tests.postgres.conftest import through
-from tests.servers.postgres import free_port
+from tests.servers.postgres import free_port, through
 
 
 async def refused(connect_to, url, request=None, **options):
@@ -62,6 +62,16 @@ async def test_a_server_that_accepts_and_says_nothing(connect_to, schema, proxy)
     with pytest.raises(DatabaseUnavailableError, match="does not answer"):
         await backend.perform(ListStores())
     assert 1 <= time.monotonic() - started < 2.5
+
+
+async def test_a_silent_one_of_several_hosts_leaves_time_for_the_others(connect_to, schema, proxy):
+    proxy.is_deaf = True
+    port = urlsplit(schema.server).port
+    url = schema.url.replace(f":{port}/", f":{proxy.port},127.0.0.1:{port}/")
+    for timeout in (3, 10):
+        started = time.monotonic()
+        assert await connect_to(url, timeout=timeout).perform(ListStores()) == ()
+        assert time.monotonic() - started < timeout
 
 
 async def test_a_read_only_server_can_be_read(connect_to, backend, store, schema):
@@ -206,6 +216,7 @@ def test_parameters_reach_libpq():
     assert parameters["options"] == "-c search_path=a"
     assert (parameters["sslmode"], parameters["keepalives_idle"]) == ("verify-full", "3")
     assert "schema" not in parameters
+    assert (parameters["keepalives_interval"], parameters["keepalives_count"]) == (5, 3), "a vanished server is noticed"
 
 
 @pytest.mark.parametrize(

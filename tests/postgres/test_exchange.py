@@ -14,7 +14,7 @@ from ptb_kvpersistence.backends.postgres.location import locate
 from ptb_kvpersistence.backends.postgres.schema import FORMAT
 from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.model import Address, Commit, GetMany, OpenStore, Put, VersionCheck
-from tests.postgres.conftest import through
+from tests.servers.postgres import through
 
 PREPARED = ("SELECT statement FROM pg_prepared_statements WHERE statement NOT LIKE '%%pg_prepared%%' ORDER BY name", ())
 

@@ -12,7 +12,7 @@ from ptb_kvpersistence.backends.postgres import channel
 from ptb_kvpersistence.backends.postgres.channel import Channel
 from ptb_kvpersistence.backends.postgres.schema import LOOK
 from ptb_kvpersistence.model import Commit, Delete, DeleteStore, GetMany, ListStores, OpenStore, Put, Sweep
-from tests.postgres.conftest import through
+from tests.servers.postgres import through
 
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT 1' AND application_name = 'ptb_kvpersistence'"
 

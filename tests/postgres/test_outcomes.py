@@ -7,7 +7,10 @@ import time
 
 import pytest
 
+from ptb_kvpersistence.backends.postgres.attempts import Deadline, performing
+from ptb_kvpersistence.backends.postgres.failures import Failed, Verdict
 from ptb_kvpersistence.errors import (
+    BusyError,
     DatabaseError,
     DatabaseUnavailableError,
     LockTimeoutError,
@@ -19,6 +22,7 @@ from ptb_kvpersistence.model import (
     Address,
     Changes,
     Commit,
+    CommitReply,
     Count,
     Delete,
     DeleteStore,
@@ -32,7 +36,7 @@ from ptb_kvpersistence.model import (
     SetDomain,
     VersionCheck,
 )
-from tests.postgres.conftest import through
+from tests.servers.postgres import through
 
 MARK = "mark-7f3a"
 """A key that the proxy looks for in what is sent."""
@@ -167,6 +171,71 @@ async def test_a_session_that_broke_gives_its_lock_to_others(remote, backend, pr
     with pytest.raises(DatabaseError, match="nothing was written"):
         await session.end(Commit(store, (Put("d", "k", b'"late"'),)))
     assert await history(backend, store) == [("k", b'"other"')]
+
+
+# --- a request that arrives after its sender has sent it again ---
+
+
+async def held(remote, proxy, request, **options):
+    """Begin a request whose first sending stays on the way, on a connection that breaks."""
+    proxy.matching, proxy.hold_requests = b"READ COMMITTED", 1
+    task = asyncio.create_task(remote.perform(request, **options))
+    while proxy.hold_requests:  # noqa: ASYNC110 - a thread counts
+        await asyncio.sleep(0.01)
+    proxy.cut_clients()
+    return task
+
+
+async def delivered(proxy):
+    proxy.deliver()
+    await asyncio.sleep(0.5)
+
+
+async def test_a_late_original_is_not_applied_twice(remote, backend, proxy, store):
+    task = await held(remote, proxy, Commit(store, (Put("d", MARK, b"1"),)))
+    assert (await task).is_committed
+    await backend.perform(Commit(store, (Put("d", MARK, b"2"),)))
+    await delivered(proxy)
+    assert await history(backend, store) == [(MARK, b"2")]
+
+
+async def test_a_late_original_is_not_applied_after_a_conflict(remote, backend, proxy, store):
+    await backend.perform(Commit(store, (Put("d", "n", b"0"),)))
+    task = await held(remote, proxy, Commit(store, (Put("d", MARK, b"3"),), (VersionCheck("d", "n", 0),)))
+    assert (await task).conflicts
+    await backend.perform(Commit(store, (Delete("d", "n"),)))
+    await delivered(proxy)
+    assert await history(backend, store) == [("n", None)]
+
+
+async def test_a_late_original_is_not_applied_after_somebody_gave_up(remote, backend, proxy, store):
+    session = await backend.exclusive(store, 5)
+    task = await held(remote, proxy, Commit(store, (Put("d", MARK, b"3"),)), timeout=1)
+    with pytest.raises((BusyError, OutcomeUnknownError)) as caught:
+        await task
+    await session.end(None)
+    await delivered(proxy)
+    if caught.type is BusyError:
+        assert await history(backend, store) == []
+
+
+def test_an_original_that_fits_before_its_id_is_used_up_was_applied():
+    commit, broken = (
+        Commit(1, (Put("d", "k", b"1"),), (VersionCheck("d", "k", 0),)),
+        DatabaseUnavailableError("it broke"),
+    )
+    steps = performing(commit, "somewhere", Deadline.after(5))
+    first = next(steps)
+    assert steps.throw(Failed(Verdict.BROKEN, broken, was_sent=True)).seconds < 1
+    second = steps.send(None)
+    assert (second.request, first.again, second.again) == (first.request, False, True)
+    claim = steps.send(CommitReply(conflicts={Address("d", "k"): None}))
+    assert (claim.request.id, claim.request.mutations, claim.again) == (first.request.id, (), False)
+    third = steps.send(CommitReply(applied_before=True))
+    assert third == second
+    with pytest.raises(StopIteration) as caught:
+        steps.send(CommitReply((7,)))
+    assert caught.value.value == CommitReply((7,))
 
 
 # --- the server itself ---

@@ -12,6 +12,7 @@ import pytest_asyncio
 from ptb_kvpersistence import KVPersistence
 from tests.ptb.offline import TOKEN, OfflineBot, Witness
 from tests.ptb.places import MEMORY, PLACES, open_place
+from tests.ptb.remote import remote, remote_server, start_there  # noqa: F401 - fixtures
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,7 +1,14 @@
-"""A server of the tests' own behind a proxy: it can be killed, frozen and cut off while bots use it."""
+"""A server of the tests' own behind a proxy: it can be killed, frozen and cut off while bots use it.
+
+The fixtures are taken in by the conftest of each folder that has such tests.
+"""
 
 from __future__ import annotations
 
+import pytest
+
+from ptb_kvpersistence import KVPersistence
+from tests.ptb.offline import OfflineBot
 from tests.ptb.places import PostgresPlace, ValkeyPlace
 from tests.servers import valkey
 from tests.servers.postgres import PostgresServer
@@ -64,3 +71,34 @@ class Remote:
         self.server.thaw()
         self.place.close()
         self.proxy.close()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def remote_server(request, tmp_path_factory):
+    """A server of each kind, for all tests of a module."""
+    server = start_server(request.param, tmp_path_factory.mktemp("server"))
+    server.kind = request.param
+    yield server
+    remove_server(server)
+
+
+@pytest.fixture
+def remote(remote_server):
+    """A database of the test's own on it."""
+    remote = Remote(remote_server.kind, remote_server)
+    yield remote
+    remote.close()
+
+
+@pytest.fixture
+async def start_there(remote):
+    """Start bots on that database; they are stopped when the test ends."""
+    bots = []
+
+    async def start(location=remote.location, **options):
+        bots.append(OfflineBot(KVPersistence(location, **options)))
+        return await bots[-1].start()
+
+    yield start
+    for bot in bots:
+        await bot.stop()

@@ -11,37 +11,8 @@ from ptb_kvpersistence.backends.redis.aio_wire import Pool
 from ptb_kvpersistence.persistence import sight
 from tests.ptb.offline import OfflineBot
 from tests.ptb.places import ValkeyPlace
-from tests.ptb.remote import KINDS, Remote, remove_server, start_server
 
 USERS = "ptb:user_data:1001"
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request, tmp_path_factory):
-    server = start_server(request.param, tmp_path_factory.mktemp("server"))
-    server.kind = request.param
-    yield server
-    remove_server(server)
-
-
-@pytest.fixture
-def remote(server):
-    remote = Remote(server.kind, server)
-    yield remote
-    remote.close()
-
-
-@pytest.fixture
-async def start(remote):
-    bots = []
-
-    async def start(**options):
-        bots.append(OfflineBot(KVPersistence(remote.location, **options)))
-        return await bots[-1].start()
-
-    yield start
-    for bot in bots:
-        await bot.stop()
 
 
 async def turns(remote, act):
@@ -50,9 +21,9 @@ async def turns(remote, act):
     return remote.proxy.turns - before
 
 
-async def test_the_three_hooks_of_an_update_cost_one_round_trip(remote, start, monkeypatch):
+async def test_the_three_hooks_of_an_update_cost_one_round_trip(remote, start_there, monkeypatch):
     monkeypatch.setattr(sight, "GAP", 1.0)  # a busy machine may stop us between two hooks
-    bot = await start()
+    bot = await start_there()
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.save()
     witness = remote.witness()
@@ -68,15 +39,15 @@ async def test_the_three_hooks_of_an_update_cost_one_round_trip(remote, start, m
     assert not bot.errors
 
 
-async def test_many_updates_at_once_share_their_looks(remote, start):
-    bot = await start()
+async def test_many_updates_at_once_share_their_looks(remote, start_there):
+    bot = await start_there()
     await bot.say("x")
     await asyncio.sleep(0.02)
     assert await turns(remote, lambda: asyncio.gather(*(bot.say("x", user=user) for user in range(1, 21)))) <= 5
 
 
-async def test_an_interval_with_a_hundred_users_costs_one_round_trip(remote, start):
-    bot = await start()
+async def test_an_interval_with_a_hundred_users_costs_one_round_trip(remote, start_there):
+    bot = await start_there()
     for value in range(2):
         for user in range(1, 101):
             await bot.say("x", lambda _, context, value=value: context.user_data.update(a=value), user=user, chat=user)
@@ -87,8 +58,8 @@ async def test_an_interval_with_a_hundred_users_costs_one_round_trip(remote, sta
     assert await turns(remote, bot.save) == 0, "nothing changed"
 
 
-async def test_what_others_changed_costs_an_interval_a_second_round_trip(remote, start):
-    bot = await start(share=["user_data"], merge={"user_data.*.n": "sum"})
+async def test_what_others_changed_costs_an_interval_a_second_round_trip(remote, start_there):
+    bot = await start_there(share=["user_data"], merge={"user_data.*.n": "sum"})
     for user in range(1, 101):
         await bot.say("x", lambda _, context: context.user_data.update(n=1), user=user, chat=user)
     await bot.save()
@@ -128,8 +99,8 @@ async def quiet(bot, made, updates=8):
     pytest.fail(f"the last updates made {made}")
 
 
-async def test_a_live_channel_that_says_nothing_changed_saves_the_look(remote, start):
-    bot = await start(max_staleness=1)
+async def test_a_live_channel_that_says_nothing_changed_saves_the_look(remote, start_there):
+    bot = await start_there(max_staleness=1)
     await bot.say("x", lambda _, context: context.user_data.update(a=1))
     await bot.save()
     made = looks(bot)
@@ -157,8 +128,8 @@ async def test_a_live_channel_that_says_nothing_changed_saves_the_look(remote, s
     assert not bot.errors
 
 
-async def test_within_max_staleness_nobody_asks(remote, start):
-    bot = await start(max_staleness=30)
+async def test_within_max_staleness_nobody_asks(remote, start_there):
+    bot = await start_there(max_staleness=30)
     await bot.say("x")
     made = looks(bot)
     for _ in range(5):

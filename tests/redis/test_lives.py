@@ -15,6 +15,7 @@ from ptb_kvpersistence.backends.redis.aio import AsyncRedisBackend
 from ptb_kvpersistence.backends.redis.sync import RedisBackend
 from ptb_kvpersistence.errors import LockTimeoutError
 from ptb_kvpersistence.model import Address, Commit, GetMany, OpenStore, Put
+from tests.servers.tls import Authority, TlsProxy
 
 PREAMBLE = """
 import asyncio, logging, os, sys, time, gc
@@ -27,9 +28,9 @@ url = sys.argv[1]
 async def work(backend):
     store = (await backend.perform(OpenStore("shop", "ensure"))).id
     await backend.perform(Commit(store, (Put("d", "k", b"1"),)))
-    backend.peek(0.2)
-    await asyncio.sleep(0.05)
-    backend.peek(0.2)
+    until = time.monotonic() + 5
+    while backend.peek(0.2) is None and time.monotonic() < until:
+        await asyncio.sleep(0.01)
     return store
 """
 
@@ -96,6 +97,20 @@ def test_a_process_ends_quietly(url, ending):
     _, errors, seconds = run(ENDINGS[ending], url)
     assert errors == ""
     assert seconds < 10
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_process_with_encrypted_connections_ends_quietly(url, own_server, tmp_path, ending):
+    authority = Authority(tmp_path)
+    proxy = TlsProxy(own_server.port, authority.server(), asked=False)
+    try:
+        secret = url.replace(f"redis://127.0.0.1:{own_server.port}", f"rediss://127.0.0.1:{proxy.port}")
+        _, errors, seconds = run(ENDINGS[ending], f"{secret}&ssl_ca_certs={authority.path}")
+    finally:
+        proxy.close()
+    assert errors == ""
+    assert seconds < 10
+    assert proxy.encrypted > 0
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])

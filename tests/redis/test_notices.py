@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ptb_kvpersistence.backends.redis import aio_notices
+from ptb_kvpersistence.backends.redis.aio import AsyncRedisBackend
 from ptb_kvpersistence.backends.redis.sync import RedisBackend
 from ptb_kvpersistence.model import Address, Commit, GetMany, OpenStore, Put
 from tests.redis.test_cluster import settled
@@ -130,3 +131,19 @@ async def test_closing_while_it_begins_to_listen_takes_no_time(connect, url, ste
     began = time.monotonic()
     await subject.close()
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 2))
+def test_a_run_that_ends_while_it_begins_to_listen_takes_no_time(url, steps):
+    backend = AsyncRedisBackend(url)
+
+    async def main():
+        await backend.perform(OpenStore("shop", "ensure"))
+        backend.peek(0.3)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 2
+    asyncio.run(backend.close())

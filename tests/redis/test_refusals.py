@@ -107,6 +107,17 @@ async def test_what_is_lost_is_said_once(connect, make_server, caplog, options, 
     assert [said in record.message for record in caplog.records] == ([] if said is None else [True])
 
 
+async def test_what_a_failover_may_lose_is_said(connect, make_server, caplog):
+    primary = make_server(*valkey.DURABLE, "--repl-diskless-sync-delay", "0")
+    make_server("--replicaof", f"127.0.0.1 {primary.port}")
+    with primary.client(socket_timeout=15) as admin:
+        admin.set("k", 1)
+        assert admin.wait(1, 10_000) == 1
+    caplog.set_level(logging.WARNING)
+    await connect(primary.url).perform(OpenStore("shop", "ensure"))
+    assert ["a failover can lose writes" in record.message for record in caplog.records] == [True]
+
+
 async def test_a_managed_server_where_configuration_is_forbidden(connect, make_server, caplog):
     server = make_server("--appendonly", "yes")
     with server.client() as admin:
@@ -215,10 +226,12 @@ def test_what_a_url_says():
     settings = parse("rediss+cluster://me:p%40ss@a:1,[::1]:2,c/0?prefix=shop&ssl_ca_certs=%2Fca.pem&max_connections=3")
     assert settings.name == "rediss+cluster://me@a:1,[::1]:2,c/0?prefix=shop"
     assert settings.seeds == (("a", 1), ("::1", 2), ("c", 6379))
-    assert settings.options == {"username": "me", "password": "p@ss", "db": 0, "ssl_ca_certs": "/ca.pem"}
+    login = {"username": "me", "password": "p@ss", "db": 0}
+    assert settings.options == {**login, "ssl_ca_certs": "/ca.pem", "ssl_check_hostname": True}
     assert (settings.is_tls, settings.is_cluster, settings.prefix, settings.max_connections) == (True, True, "shop", 3)
     assert not settings.allow_eviction
     assert "p@ss" not in repr(settings)
+    assert parse("rediss://host?ssl_cert_reqs=none").options["ssl_check_hostname"] is False
     plain = parse("redis://")
     assert (plain.seeds, plain.is_cluster, plain.prefix) == ((("localhost", 6379),), None, "kv")
 

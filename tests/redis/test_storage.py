@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ptb_kvpersistence.errors import StoreNotFoundError
 from ptb_kvpersistence.model import (
     AcquireLease,
     Address,
@@ -138,3 +139,32 @@ async def test_numbers_at_the_edge(shop, client, prefix):
     assert reply.versions == (2**53 - 4, 2**53 - 3)
     changes = (await subject.perform(Changes(store, 2**53 - 4))).changes
     assert [(change.key, change.version, change.value) for change in changes] == [("b", 2**53 - 3, b"9007199254740993")]
+
+
+async def test_what_comes_after_a_lost_tail_has_later_versions_than_what_was_lost(connect, make_server):
+    server = make_server("--save", "3600 1000000")
+    subject = connect(server.url)
+    store = await subject.perform(OpenStore("shop", "create"))
+    await subject.perform(Commit(store.id, (Put("d", "kept", b"1"),)))
+    with server.client() as client:
+        client.save()
+    (lost,) = (await subject.perform(Commit(store.id, (Put("d", "lost", b"1"),)))).versions
+    server.restart()
+    assert await subject.perform(GetMany(store.id, (Address("d", "lost"),))) == (None,)
+    reply = await subject.perform(Commit(store.id, (Put("d", "after", b"1"),)))
+    assert reply.versions[0] > lost
+    seen = await subject.perform(Changes(store.id, lost))
+    assert [change.key for change in seen.changes] == ["after"], "who had seen what was lost sees what came then"
+    assert seen.incarnation == store.incarnation
+
+
+async def test_who_had_seen_a_store_that_was_lost_knows_it_again_by_its_incarnation(connect, make_server):
+    server = make_server()
+    subject = connect(server.url)
+    store = await subject.perform(OpenStore("shop", "ensure"))
+    await subject.perform(Commit(store.id, (Put("d", "k", b"1"),)))
+    server.restart()
+    with pytest.raises(StoreNotFoundError):
+        await subject.perform(Commit(store.id, (Put("d", "k", b"2"),)))
+    again = await subject.perform(OpenStore("shop", "ensure"))
+    assert again.incarnation != store.incarnation

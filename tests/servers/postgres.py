@@ -17,10 +17,12 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import pytest
+
+from tests.servers.pooler import Pooler
 
 SYSTEM_USER = "pgserver"
 """Whom the server runs as where the tests run as root, which PostgreSQL refuses."""
@@ -135,6 +137,18 @@ class PostgresServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
+    def replica(self):
+        """Make a server that follows this one, and can only be read until it is promoted."""
+        other = PostgresServer(self._settings)
+        shutil.rmtree(other._data)
+        self._run("pg_basebackup", "-D", other._data, "-d", self.url, "-R", "-c", "fast", "--no-sync", "-X", "stream")
+        return other.start()
+
+    def promote(self):
+        """Have a replica take writes."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+
     def stop(self):
         if self._process is not None:
             self.thaw()
@@ -173,6 +187,13 @@ def _system_user(binaries):
         if folder.stat().st_mode & 0o005 != 0o005:
             folder.chmod(folder.stat().st_mode | 0o055)
     return SYSTEM_USER
+
+
+def through(url, port):
+    """Give a URL that goes to another port."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{host}@127.0.0.1:{port}"))
 
 
 class Schema:
@@ -265,6 +286,14 @@ def schema():
     """An empty schema on the shared server."""
     with Schema(shared_url()).used() as schema:
         yield schema
+
+
+@pytest.fixture(scope="session")
+def pooler():
+    """A pooler in front of the shared server."""
+    pooler = Pooler(shared_url(), 8)
+    yield pooler
+    pooler.close()
 
 
 @pytest.fixture

@@ -59,6 +59,12 @@ class Proxy:
         for pair in list(self._pairs):
             self._close(pair)
 
+    def cut_clients(self):
+        """Break the clients' ends of all connections; what is kept can still be delivered."""
+        for client, _ in list(self._pairs):
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
     def deliver(self):
         """Pass on what was kept."""
         self._delivery.set()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ptb_kvpersistence.backends.base import pauses
 from ptb_kvpersistence.backends.postgres import statements as sql
 from ptb_kvpersistence.backends.postgres.failures import Failed, Verdict, unknown
-from ptb_kvpersistence.backends.postgres.jobs import Jobs, identified, limits
+from ptb_kvpersistence.backends.postgres.jobs import OWN_ID, Jobs, identified, limits
 from ptb_kvpersistence.backends.postgres.schema import (
     LOOK,
     check_server,
@@ -145,16 +145,24 @@ def performing(request: Any, place: str, deadline: Deadline) -> Generator[Attemp
         OutcomeUnknownError: It was sent, and nobody answered in time.
         KVPersistenceError: What the server said.
     """
-    lane, store = lane_of(request), getattr(request, "store", None)
+    lane = lane_of(request)
+    gate = getattr(request, "store", None) if lane in ("writes", "sessions") else None
     request = identified(request)
     is_sent, repeats, patience = False, 0, monotonic() + PATIENCE
     waiting = pauses(max(0.0, deadline.io_at - monotonic()))
     while True:
         try:
-            return (yield Attempt(request, is_sent, lane, store if lane in ("writes", "sessions") else None))
+            reply = yield Attempt(request, is_sent, lane, gate)
+            if is_sent and _may_still_fit(request, reply):
+                # What was sent first may come late, when it no longer conflicts; so its id is used up.
+                claim = Commit(request.store, (), (), request.id)
+                if (yield Attempt(claim, False, lane, gate)).applied_before:
+                    reply = yield Attempt(request, True, lane, gate)
         except Failed as failure:
             is_sent |= failure.was_sent and lane in ("writes", "leases")
             last = failure
+        else:
+            return reply
         verdict = last.verdict
         if verdict is Verdict.FINAL:
             break
@@ -170,6 +178,11 @@ def performing(request: Any, place: str, deadline: Deadline) -> Generator[Attemp
     if is_sent:
         raise unknown(place, last.error) from last
     raise last.error from last.__cause__
+
+
+def _may_still_fit(request: Any, reply: Any) -> bool:
+    """Whether a commit was refused, and nobody but this backend knows its id."""
+    return isinstance(reply, CommitReply) and not reply.is_committed and request.id.startswith(OWN_ID)
 
 
 def resolved(reply: CommitReply, place: str, cause: Failed) -> None:

@@ -137,8 +137,9 @@ class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
 def _options(parameters: Mapping[str, str | int], deadline: float) -> dict[str, Any]:
     options: dict[str, Any] = dict(parameters)
-    # libpq's own limit is for each of several hosts; ours is for all of them.
-    options.setdefault("connect_timeout", max(2, round(deadline - monotonic())))
+    # The driver's own limit is for each of several hosts, ours for all: a silent one must leave time for the others.
+    hosts = str(parameters.get("host", "")).count(",") + 1
+    options.setdefault("connect_timeout", max(2, round((deadline - monotonic()) / hosts)))
     return {**options, "autocommit": True, "context": _adapters_context}
 
 

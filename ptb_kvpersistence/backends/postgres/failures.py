@@ -60,6 +60,7 @@ _READ_ONLY: Final[Mapping[str, str]] = {
     "42501": "must not be written by this user; grant it CREATE and USAGE on the schema, and its tables",
 }
 _SOON: Final = re.compile(r"starting up|shutting down|not yet accept|recovery|too many|connection slots", re.IGNORECASE)
+_TLS: Final = re.compile(r"certificate|unknown ca|private key|support SSL|SSL was required", re.IGNORECASE)
 _FATAL: Final = re.compile(r"[A-Z\u0400-\u04ff]{4,}:\s+(?P<reason>[^\n]+)")
 
 
@@ -84,6 +85,10 @@ def not_connected(error: BaseException, name: str) -> Failed:
         reason = refused["reason"] if refused else _first_line(error)
         message = f"{name} refused the connection: {reason}; check user, password and database in the URL"
         return Failed(Verdict.FINAL, DatabaseError(message), was_sent=False)
+    if _TLS.search(text):
+        advice = "check sslmode, sslrootcert, sslcert and sslkey in the URL, and the host name"
+        untrusted = DatabaseUnavailableError(f"{name} cannot be reached by TLS ({_reason(text)}); {advice}")
+        return Failed(Verdict.FINAL, untrusted, was_sent=False)
     message = f"{name} cannot be reached ({_reason(text)}); check that the server runs, and host and port in the URL"
     return Failed(Verdict.DOWN, DatabaseUnavailableError(message), was_sent=False)
 

@@ -237,12 +237,15 @@ CREATE OR REPLACE FUNCTION {{s}}.kv_open_1(p_name text, p_incarnation text)
 RETURNS TABLE(id integer, name text, incarnation text) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 BEGIN
-    -- It begins above all versions of an earlier store of that name, which are no place to go on from.
-    INSERT INTO {{s}}.kv_stores (name, incarnation, created_at, head, horizon)
-    VALUES (p_name, p_incarnation, {MILLISECONDS}, {MICROSECONDS}, {MICROSECONDS})
-    ON CONFLICT (name) DO NOTHING;
-    IF FOUND THEN
-        PERFORM pg_notify({{s}}.kv_channel(), '');
+    -- A replica, which takes no writes, has its stores too.
+    IF NOT EXISTS (SELECT FROM {{s}}.kv_stores s WHERE s.name = p_name) THEN
+        -- It begins above all versions of an earlier store of that name, which are no place to go on from.
+        INSERT INTO {{s}}.kv_stores (name, incarnation, created_at, head, horizon)
+        VALUES (p_name, p_incarnation, {MILLISECONDS}, {MICROSECONDS}, {MICROSECONDS})
+        ON CONFLICT (name) DO NOTHING;
+        IF FOUND THEN
+            PERFORM pg_notify({{s}}.kv_channel(), '');
+        END IF;
     END IF;
     RETURN QUERY SELECT s.id, s.name, s.incarnation FROM {{s}}.kv_stores s WHERE s.name = p_name;
 END $$

@@ -132,7 +132,7 @@ async def connect(settings: Settings, node: Node, deadline: float) -> Connection
     try:
         connection = kind(
             **connection_options(settings, node),
-            socket_timeout=timeout,
+            socket_timeout=None,  # the driver's own would swallow a cancellation before Python 3.12; the alarm ends it
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
         )
@@ -141,7 +141,6 @@ async def connect(settings: Settings, node: Node, deadline: float) -> Connection
     alarm = asyncio.get_running_loop().call_later(timeout, _abort, connection)
     try:
         await connection.connect()
-        connection.socket_timeout = None  # from now on each request has a deadline of its own
     except BaseException as error:
         disconnect(connection)
         if isinstance(error, _CONNECTION_ERRORS):

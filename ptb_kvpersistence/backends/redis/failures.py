@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import ssl
 from typing import TYPE_CHECKING, Final
 
 from redis import exceptions as redis_errors
@@ -59,14 +61,37 @@ def redirection(error: object, asked: Node) -> tuple[str, Node] | None:
 
 def is_final(cause: BaseException) -> bool:
     """Whether trying to connect again cannot help."""
-    return isinstance(cause, (redis_errors.AuthenticationError, redis_errors.ResponseError)) or isinstance(
-        cause.__cause__, (ImportError, ValueError, TypeError)
+    return (
+        isinstance(cause, (redis_errors.AuthenticationError, redis_errors.ResponseError))
+        or isinstance(cause.__cause__, (ImportError, ValueError, TypeError))
+        or _tls_trouble(cause) is not None
     )
+
+
+def _tls_trouble(cause: BaseException) -> str | None:
+    """Say what is wrong where a connection failed for a certificate."""
+    reason = cause.__cause__ or cause.__context__
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"the server's certificate is not trusted: {reason.verify_message.rstrip('.')}; "
+            "name its authority by ?ssl_ca_certs= in the URL, and the host as the certificate does"
+        )
+    if isinstance(reason, ssl.SSLError) and re.search("ALERT.*(CERTIFICATE|UNKNOWN_CA)", reason.reason or ""):
+        return (
+            f"the server does not trust this client: {reason.reason}; "
+            "give a certificate that it accepts by ?ssl_certfile= and ssl_keyfile= in the URL"
+        )
+    if isinstance(reason, FileNotFoundError):
+        return "there is no such file; look at ssl_ca_certs, ssl_certfile and ssl_keyfile in the URL"
+    return None
 
 
 def refused(error: BaseException, name: str) -> DatabaseError:
     """Find the error for what a server answered."""
     word, text = first_word(error), str(error)
+    trouble = _tls_trouble(error)
+    if trouble is not None:
+        return DatabaseUnavailableError(f"{name}: {trouble}")
     if word == "READONLY":
         return ReadOnlyError(f"{name} is a read-only replica; connect to the primary server")
     if word == "OOM":
@@ -100,8 +125,9 @@ def unreachable(error: TransportError, name: str, limit: float, *, none_free: bo
             f"{name}: all connections were in use for {limit:g} s; raise ?max_connections= in the URL, "
             "or do less at once"
         )
+    tls = " and speaks TLS" if name.startswith("rediss") else ""
     return DatabaseUnavailableError(
-        f"{name} did not answer within {limit:g} s ({error}); check that it runs and can be reached from here"
+        f"{name} did not answer within {limit:g} s ({error}); check that it runs{tls} and can be reached from here"
     )
 
 

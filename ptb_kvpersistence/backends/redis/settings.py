@@ -104,6 +104,9 @@ def parse(url: str) -> Settings:
     _add_options(options, query, shown)
     if kind != "rediss" and any(name.startswith("ssl_") for name in options):
         raise _wrong(shown, "options that begin with ssl_ need rediss://")
+    if kind == "rediss":
+        # Older versions of redis-py would take any host's certificate.
+        options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     seeds = tuple(_node(place, shown) for place in places.split(","))
     return Settings(
         name=shown if prefix == "kv" else f"{shown}?{urlencode({'prefix': prefix})}",
