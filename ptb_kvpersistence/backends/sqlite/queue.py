@@ -23,11 +23,11 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-AHEAD: Final = 16
+AHEAD: Final = 12
 """Writes in a row that one may try without standing in line."""
 COURTESY: Final = 0.25
 """Seconds for which a writer that could well try stands in line after so many."""
-POLLED: Final = 0.015
+POLLED: Final = 0.008
 """Seconds for which a turn is waited for by looking again and again; a thread to wait in costs more than most waits."""
 _LOOK_EVERY: Final = 0.002
 
