@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -95,3 +96,26 @@ def test_who_waits_for_nothing_is_told_in_time(shop, first, write, is_first):
     assert TIMEOUT * 0.9 < waited < TIMEOUT + COURTESY
     first.leave()
     write()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_lets_go_of_a_place_that_another_thread_waits_for(path, first):
+    assert first.enter(0)
+    place = WriterQueue(path)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(place.enter, 10)
+        while place._handle is None:
+            time.sleep(0.001)
+        handle = place._handle
+        child = os.fork()
+        if not child:
+            try:
+                os.fstat(handle)
+            except OSError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        first.leave()
+        assert waiting.result(10)
+        place.leave()

@@ -76,16 +76,13 @@ class WriterQueue:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             return True
-        deadline = time.monotonic() + timeout
+        self._handle, is_won = handle, False  # known while it waits: a fork in another thread must let go of it
         try:
-            is_won = _try_lock(handle) or _poll(handle, min(timeout, POLLED))
-        except BaseException:
-            os.close(handle)
-            raise
-        if is_won or _wait(handle, deadline - time.monotonic()):
-            self._handle = handle
-            return True
-        return False
+            is_won = _win(handle, timeout)
+        finally:
+            if not is_won:
+                self._handle = None
+        return is_won
 
     def leave(self) -> None:
         """Let the next one in."""
@@ -104,6 +101,17 @@ def _leave_all_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_all_to_parent)
+
+
+def _win(handle: int, timeout: float) -> bool:
+    """Wait for the lock; the handle is closed where it does not come."""
+    deadline = time.monotonic() + timeout
+    try:
+        is_won = _try_lock(handle) or _poll(handle, min(timeout, POLLED))
+    except BaseException:
+        os.close(handle)
+        raise
+    return is_won or _wait(handle, deadline - time.monotonic())
 
 
 def _unlock(handle: int) -> None:
