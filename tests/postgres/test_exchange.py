@@ -73,6 +73,24 @@ async def test_each_statement_has_its_rows(raw):
     assert replies == [[(1, "a%s%%")], [], [], [(1, "%"), (2, "%"), (3, "%")], [], [(None, True, b"[1, 2]")]]
 
 
+async def test_one_waits_for_the_other(raw):
+    """As where a cancelled caller's request goes on, while his session is being ended."""
+    slow = [("SELECT pg_sleep(0.05)", ()), *[("SELECT %s::integer", (number,)) for number in range(20)]]
+    quick = [("SELECT 'quick'", ()), ("SELECT 'as well'", ())]
+    replies = await asyncio.gather(raw.run(*slow), raw.run(*quick), raw.run(*slow), raw.run(*quick))
+    assert replies[0][1:] == replies[2][1:] == [[(number,)] for number in range(20)]
+    assert replies[1] == replies[3] == [[("quick",)], [("as well",)]]
+
+
+async def test_a_connection_that_is_closed_meanwhile(raw):
+    async def close_soon():
+        await asyncio.sleep(0.1)
+        await raw.close()
+
+    with pytest.raises(psycopg.OperationalError):
+        await asyncio.gather(raw.run(("SELECT pg_sleep(1)", ()), ("SELECT 1", ())), close_soon())
+
+
 async def test_they_are_sent_together(connect_raw, schema, proxy):
     raw = await connect_raw(through(schema.url, proxy.port))
     proxy.matching = b"mark-7f3a"

@@ -102,7 +102,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def run(self, statements: list[Statement]) -> list[Rows]:
         """Run statements in one round trip; gives the rows of each."""
-        return self.wait(exchange(self, self.memory, statements))  # type: ignore[no-any-return]
+        with self.lock:
+            return self.wait(exchange(self, self.memory, statements))  # type: ignore[no-any-return]
 
 
 class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
@@ -132,7 +133,9 @@ class AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     async def run(self, statements: list[Statement]) -> list[Rows]:
         """Run statements in one round trip; gives the rows of each."""
-        return await self.wait(exchange(self, self.memory, statements))  # type: ignore[no-any-return]
+        # What a cancelled caller had begun goes on, while its session is ended already.
+        async with self.lock:
+            return await self.wait(exchange(self, self.memory, statements))  # type: ignore[no-any-return]
 
 
 def _options(parameters: Mapping[str, str | int], deadline: float) -> dict[str, Any]:
