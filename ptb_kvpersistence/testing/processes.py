@@ -41,8 +41,9 @@ class Client:
             order.write(opener + "\n")
 
     def said(self) -> list[str]:
-        """Wait for the next line, and give its words; none at the end."""
-        return self._output.readline().split()
+        """Wait for the next line, and give its words; none at the end, be it in the middle of a line."""
+        line = self._output.readline()
+        return line.split() if line.endswith("\n") else []
 
     def kill(self) -> None:
         """End the process in the middle of whatever it does."""
