@@ -138,11 +138,8 @@ held: Final[dict[tuple[int, object], list[Lease]]] = {}
 
 def caller() -> tuple[int, object]:
     """Say who is running; a forked child counts as the same, so that it is told that it holds nothing."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return threading.get_ident(), task
+    _, ident, task = ambient.owner()
+    return ident, task
 
 
 def entered(lease: Lease) -> None:
