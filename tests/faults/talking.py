@@ -46,6 +46,15 @@ class Talk:
         assert len([seconds for seconds in self.seconds if seconds > PROMPT]) <= 2, self.seconds
 
 
+async def begin(start_there):
+    """Start a bot that has answered once, and saved it; give it and what talks to it."""
+    bot = await start_there(**OPTIONS)
+    talk = Talk(bot)
+    await talk.once()
+    await bot.save()
+    return bot, talk
+
+
 @contextlib.asynccontextmanager
 async def saving(bot, pause=0.05):
     """Let PTB update its persistence again and again, as it does in its intervals."""

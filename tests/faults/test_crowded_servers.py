@@ -16,7 +16,7 @@ from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.backends.postgres.pool import LANES
 from ptb_kvpersistence.errors import DatabaseUnavailableError
 from ptb_kvpersistence.persistence.sight import LOOK_TIMEOUT
-from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, saved, saving
+from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, begin, saved, saving
 from tests.ptb.offline import OTHER_TOKEN, TOKEN, OfflineBot
 from tests.ptb.places import PostgresPlace
 from tests.servers import postgres
@@ -96,10 +96,7 @@ def full(remote):
 
 
 async def test_a_server_that_takes_no_more_connections(remote, start_there):
-    bot = await start_there(**OPTIONS)
-    talk = Talk(bot)
-    await talk.once()
-    await bot.save()
+    bot, talk = await begin(start_there)
     witness = remote.witness()
     await bot.persistence.store.backend.release()
     remote.proxy.cut_all()

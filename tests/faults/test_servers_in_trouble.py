@@ -13,7 +13,7 @@ from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.errors import DatabaseUnavailableError, ReadOnlyError
 from ptb_kvpersistence.persistence.sight import LOOK_TIMEOUT
 from tests.faults import processes
-from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, saved, saving
+from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, begin, saved, saving
 from tests.ptb.offline import OfflineBot
 from tests.servers import valkey
 
@@ -92,10 +92,7 @@ async def test_cut_off_at_the_flush(remote, start_there, when, times):
 
 
 async def test_a_server_that_falls_silent(remote, start_there):
-    bot = await start_there(**OPTIONS)
-    talk = Talk(bot)
-    await talk.once()
-    await bot.save()
+    bot, talk = await begin(start_there)
     remote.freeze()
     try:
         async with saving(bot):
@@ -110,10 +107,7 @@ async def test_a_server_that_falls_silent(remote, start_there):
 
 
 async def test_a_server_that_is_slow(remote, start_there):
-    bot = await start_there(**OPTIONS)
-    talk = Talk(bot)
-    await talk.once()
-    await bot.save()
+    bot, talk = await begin(start_there)
     witness = remote.witness()
     remote.proxy.delay = 0.7
     witness.put("ptb:chat_data:1001", "7", {"seen": True})
@@ -131,10 +125,7 @@ async def test_a_server_that_is_slow(remote, start_there):
 
 
 async def test_a_server_that_only_reads(remote, start_there):
-    bot = await start_there(**OPTIONS)
-    talk = Talk(bot)
-    await talk.once()
-    await bot.save()
+    bot, talk = await begin(start_there)
     witness = remote.witness()
     with read_only(remote):
         await talk.during(0.3)

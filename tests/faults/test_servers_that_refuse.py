@@ -14,7 +14,7 @@ import pytest
 from ptb_kvpersistence import KVPersistence
 from ptb_kvpersistence.errors import OutcomeUnknownError, ReadOnlyError
 from ptb_kvpersistence.persistence.sight import LOOK_TIMEOUT
-from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, saved, saving
+from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, begin, saved, saving
 from tests.ptb.offline import OfflineBot
 from tests.ptb.places import PostgresPlace, ValkeyPlace, ValkeyWitness
 from tests.servers import valkey
@@ -112,10 +112,7 @@ async def test_a_database_that_is_missing_for_a_while():
 
 async def test_a_server_that_hears_and_is_not_heard(remote, start_there):
     """What it was told is done, and told again under the same id; it is done once."""
-    bot = await start_there(**OPTIONS)
-    talk = Talk(bot)
-    await talk.once()
-    await bot.save()
+    bot, talk = await begin(start_there)
     witness = remote.witness()
     other = KVPersistence(remote.place.location, bot="other", **OPTIONS)
     mark = uuid.uuid4().hex

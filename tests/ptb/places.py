@@ -19,7 +19,6 @@ from tests.servers import postgres, valkey
 MEMORY = "memory"
 PLACES = tuple(os.environ.get("KV_TEST_PLACES", "file postgres valkey cluster").split())
 """A run that is about something else can leave some out: KV_TEST_PLACES="file postgres" python -m pytest"""
-SERVERS = tuple(place for place in PLACES if place != "file")
 
 
 class Place:
