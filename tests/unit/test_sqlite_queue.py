@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from ptb_kvpersistence import connect, connect_async
@@ -114,24 +116,77 @@ def test_who_waits_for_nothing_is_told_in_time(shop, first, write, is_first):
     write()
 
 
+def waiting_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "ptb_kvpersistence:queue"]
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_first_in_line_that_is_frozen_costs_one_thread_for_each_that_waits(path, first, at_once):
+    assert first.enter(0)
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in range(5):
+            entered = pool.map(lambda _: WriterQueue(path).enter(POLLED * 5), range(at_once))
+            assert not any(entered)
+        assert 1 <= len(waiting_threads()) <= at_once
+    first.leave()
+    until(lambda: not waiting_threads())
+    assert first.enter(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere flock may not wake in the order of coming")
+def test_who_waits_again_has_the_place_that_was_given_up(path, first):
+    assert first.enter(0)
+    fcntl = pytest.importorskip("fcntl")
+    place, order = WriterQueue(path), []
+    assert not place.enter(POLLED * 2)
+
+    def enter_later():
+        with open(f"{path}-queue") as rival:
+            fcntl.flock(rival, fcntl.LOCK_EX)
+            order.append("rival")
+
+    def enter_again():
+        assert place.enter(10)
+        order.append("place")
+        place.leave()
+
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(enter_later)]
+        time.sleep(POLLED)
+        calls.append(pool.submit(enter_again))
+        time.sleep(POLLED * 5)
+        assert not order
+        first.leave()
+        for call in calls:
+            call.result(10)
+    assert order == ["place", "rival"]
+    until(lambda: not waiting_threads())
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_fork_lets_go_of_a_place_that_another_thread_waits_for(path, first):
+@pytest.mark.parametrize("timeout", [POLLED / 2, 10], ids=["given up at once", "waited for"])
+@pytest.mark.parametrize("is_in_thread", [False, True])
+def test_a_fork_lets_go_of_a_place_in_line(path, first, timeout, is_in_thread):
     assert first.enter(0)
     place = WriterQueue(path)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(place.enter, 10)
-        while place._handle is None:
-            time.sleep(0.001)
-        handle = place._handle
+        if timeout < POLLED and is_in_thread:
+            assert not place.enter(POLLED * 2)
+        waiting = pool.submit(place.enter, timeout)
+        until(waiting_threads if is_in_thread else lambda: place._handle is not None or waiting.done())
         child = os.fork()
         if not child:
-            try:
-                os.fstat(handle)
-            except OSError:
-                os._exit(0)
-            os._exit(1)
+            names = [file.path for file in psutil.Process().open_files()]
+            os._exit(f"{path}-queue" in names)
         assert os.waitpid(child, 0)[1] == 0
         first.leave()
-        assert waiting.result(10)
+        assert waiting.result(10) or timeout < POLLED
         place.leave()

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from typing import Final
+from typing import ClassVar, Final
 
 if sys.platform == "win32":
     import msvcrt
@@ -76,13 +76,29 @@ class WriterQueue:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             return True
-        self._handle, is_won = handle, False  # known while it waits: a fork in another thread must let go of it
+        self._handle = handle  # known while it waits: a fork in another thread must let go of it
+        deadline = time.monotonic() + timeout
         try:
-            is_won = _win(handle, timeout)
-        finally:
-            if not is_won:
-                self._handle = None
-        return is_won
+            is_won = _try_lock(handle) or _poll(handle, min(timeout, POLLED))
+        except BaseException:
+            self._handle = None
+            os.close(handle)
+            raise
+        return is_won or self._wait(handle, deadline - time.monotonic())
+
+    def _wait(self, handle: int, timeout: float) -> bool:
+        waiter = None
+        if timeout > 0:
+            with contextlib.suppress(RuntimeError):  # no new threads at the end of the process
+                waiter = _Waiter.in_line(self._path, handle)
+        self._handle = None
+        if waiter is None or waiter.handle != handle:
+            os.close(handle)
+        if waiter is None or not waiter.wait(timeout):
+            return False
+        self._handle = waiter.handle
+        waiter.forget()
+        return True
 
     def leave(self) -> None:
         """Let the next one in."""
@@ -101,17 +117,6 @@ def _leave_all_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_all_to_parent)
-
-
-def _win(handle: int, timeout: float) -> bool:
-    """Wait for the lock; the handle is closed where it does not come."""
-    deadline = time.monotonic() + timeout
-    try:
-        is_won = _try_lock(handle) or _poll(handle, min(timeout, POLLED))
-    except BaseException:
-        os.close(handle)
-        raise
-    return is_won or _wait(handle, deadline - time.monotonic())
 
 
 def _unlock(handle: int) -> None:
@@ -146,62 +151,102 @@ def _poll(handle: int, timeout: float) -> bool:
 
 if sys.platform == "win32":
 
-    def _wait(handle: int, timeout: float) -> bool:
-        is_won = False
-        try:
-            is_won = _poll(handle, timeout)
-        finally:
-            if not is_won:
-                os.close(handle)
-        return is_won
+    class _Waiter:
+        def __init__(self, handle: int) -> None:
+            self.handle = handle
+
+        @classmethod
+        def in_line(cls, _path: str, handle: int) -> _Waiter:
+            return cls(handle)
+
+        def wait(self, timeout: float) -> bool:
+            is_won = False
+            try:
+                is_won = _poll(self.handle, timeout)
+            finally:
+                if not is_won:
+                    os.close(self.handle)
+            return is_won
+
+        def forget(self) -> None:
+            pass
 
 else:
 
-    def _wait(handle: int, timeout: float) -> bool:
-        if timeout <= 0:
-            os.close(handle)
-            return False
-        # flock knows no timeout; a thread that is left waiting gives the lock back when it comes.
-        waiter = _Waiter(handle)
-        thread = threading.Thread(target=waiter.run, name="ptb_kvpersistence:queue", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no new threads at the end of the process
-            os.close(handle)
-            return False
-        return waiter.wait(timeout)
-
     class _Waiter:
-        def __init__(self, handle: int) -> None:
-            self._handle = handle
-            self._mutex = threading.Lock()
+        """A thread in line, since flock knows no timeout. Who gives up leaves it there, for the next one to wait.
+
+        So a first in line that is frozen for hours costs one thread for each that waits at a time, not for each wait.
+        """
+
+        _mutex: ClassVar[threading.Lock]
+        _all: ClassVar[set[_Waiter]]
+
+        def __init__(self, path: str, handle: int) -> None:
+            self.handle = handle
+            self._path = path
             self._done = threading.Event()
-            self._is_abandoned = False
+            self._is_wanted = True
             self._has_lock = False
 
-        def run(self) -> None:
+        @classmethod
+        def in_line(cls, path: str, handle: int) -> _Waiter:
+            """Give one that has the handle, or one that was left in line; that has the better place.
+
+            Raises:
+                RuntimeError: No thread can be started.
+            """
+            with cls._mutex:
+                for waiter in cls._all:
+                    if waiter._path == path and not waiter._is_wanted:
+                        waiter._is_wanted = True
+                        return waiter
+                waiter = cls(path, handle)
+                threading.Thread(target=waiter._run, name="ptb_kvpersistence:queue", daemon=True).start()
+                cls._all.add(waiter)
+            return waiter
+
+        @classmethod
+        def start_anew(cls) -> None:
+            """Begin without any; in a fork they are the parent's, and a copy would keep a place when it is killed."""
+            for waiter in getattr(cls, "_all", ()):
+                with contextlib.suppress(OSError):  # a queue that knows it, too, was first
+                    os.close(waiter.handle)
+            cls._mutex, cls._all = threading.Lock(), set()
+
+        def _run(self) -> None:
+            has_lock = True
             try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX)
+                fcntl.flock(self.handle, fcntl.LOCK_EX)
             except OSError:
-                self._done.set()
-                return
+                has_lock = False
             with self._mutex:
-                self._has_lock = True
-                if self._is_abandoned:
-                    _unlock(self._handle)
+                self._has_lock = has_lock and self._is_wanted
+                if not self._has_lock:
+                    self._all.discard(self)
+                    _unlock(self.handle)
             self._done.set()
 
         def wait(self, timeout: float) -> bool:
+            """Wait up to so many seconds; tell whether the lock came, which then is the caller's."""
             try:
                 self._done.wait(timeout)
             except BaseException:
-                if self._give_up():
-                    _unlock(self._handle)
+                if self._has_come():
+                    self.forget()
+                    _unlock(self.handle)
                 raise
-            return self._give_up()
+            return self._has_come()
 
-        def _give_up(self) -> bool:
-            """Stop waiting; tell whether the lock came before."""
+        def forget(self) -> None:
+            """Leave the handle, which has the lock, to the caller."""
             with self._mutex:
-                self._is_abandoned = not self._has_lock
+                self._all.discard(self)
+
+        def _has_come(self) -> bool:
+            with self._mutex:
+                self._is_wanted = self._has_lock
                 return self._has_lock
+
+    _Waiter.start_anew()
+    os.register_at_fork(after_in_child=_Waiter.start_anew)
