@@ -16,6 +16,7 @@ import pytest
 
 from ptb_kvpersistence import connect
 from ptb_kvpersistence.backends.sqlite import checkpoint
+from ptb_kvpersistence.backends.sqlite import lock_file as lock_file_module
 from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
 from ptb_kvpersistence.model import Commit, OpenStore, Put
@@ -137,7 +138,7 @@ class Recorder:
         other = checkpoint._try_lock(f"{self.path}-checkpoint")
         self.seen.append((statement, other is None))
         if other is not None:
-            checkpoint.os.close(other)
+            other.close()
         return self
 
     def fetchone(self):
@@ -234,16 +235,16 @@ def test_a_checkpoint_that_fails_gives_the_lock_back_and_the_commit_stands(path)
     checkpointer = Checkpointer(Failing(path), path)
     checkpointer.before_commit(checkpoint.CHECKPOINT_EVERY)
     checkpointer.after_commit(committed=True)
-    handle = checkpoint._try_lock(f"{path}-checkpoint")
-    assert handle is not None
-    checkpoint.os.close(handle)
+    lock_file = checkpoint._try_lock(f"{path}-checkpoint")
+    assert lock_file is not None
+    lock_file.close()
 
 
 LOCKER = """
 import sys
 from ptb_kvpersistence.backends.sqlite import checkpoint
-handle = checkpoint._try_lock(sys.argv[1])
-print("none" if handle is None else "held", flush=True)
+lock_file = checkpoint._try_lock(sys.argv[1])
+print("none" if lock_file is None else "held", flush=True)
 sys.stdin.readline()
 """
 
@@ -275,9 +276,9 @@ def test_only_one_process_has_the_lock_and_its_death_gives_it_back(path):
         assert checkpoint._try_lock(lock) is None
         first.kill()
         first.wait()
-        handle = checkpoint._try_lock(lock)
-        assert handle is not None
-        checkpoint.os.close(handle)
+        lock_file = checkpoint._try_lock(lock)
+        assert lock_file is not None
+        lock_file.close()
     finally:
         for process in filter(None, (first, second)):
             end(process)
@@ -305,18 +306,54 @@ def test_on_windows_the_lock_is_one_of_msvcrt(tmp_path, monkeypatch):
     calls = []
 
     class Msvcrt:
-        LK_NBLCK = 2
+        LK_NBLCK, LK_UNLCK = 2, 0
 
         @staticmethod
         def locking(handle, mode, size):
             calls.append((mode, size))
-            if len(calls) > 1:
+            if len(calls) == 2:
                 raise OSError("on purpose")
 
-    monkeypatch.setattr(checkpoint, "sys", SimpleNamespace(platform="win32"))
-    monkeypatch.setattr(checkpoint, "msvcrt", Msvcrt, raising=False)
-    handle = checkpoint._try_lock(str(tmp_path / "lock"))
-    assert handle is not None
-    checkpoint.os.close(handle)
+    monkeypatch.setattr(lock_file_module, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(lock_file_module, "msvcrt", Msvcrt, raising=False)
+    lock_file = checkpoint._try_lock(str(tmp_path / "lock"))
+    assert lock_file is not None
     assert checkpoint._try_lock(str(tmp_path / "lock")) is None
-    assert calls == [(2, 1), (2, 1)]
+    lock_file.close()
+    assert calls == [(2, 1), (2, 1), (0, 1), (0, 1)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+@pytest.mark.parametrize("ending", ["given back", "its process killed"])
+def test_a_fork_in_the_middle_of_a_checkpoint_does_not_keep_the_lock(tmp_path, ending):
+    code = """
+import os, sys, time
+from ptb_kvpersistence.backends.sqlite import checkpoint
+lock_file = checkpoint._try_lock(sys.argv[1])
+child = os.fork()
+if not child:
+    print("forked", flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+if sys.argv[2] == "given back":
+    lock_file.close()
+    time.sleep(60)
+os.kill(os.getpid(), 9)
+"""
+    lock = str(tmp_path / "lock")
+    command = [sys.executable, "-c", code, lock, ending]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "forked\n"
+        if ending != "given back":
+            assert process.wait(30) == -9
+        deadline = time.monotonic() + 10
+        while (mine := checkpoint._try_lock(lock)) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        mine.close()
+    finally:
+        process.stdin.close()
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -15,6 +15,7 @@ import pytest
 
 from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.backends.sqlite import aio, sync, writer_lock
+from ptb_kvpersistence.backends.sqlite.lock_file import LockFile
 from ptb_kvpersistence.backends.sqlite.queue import AHEAD, POLLED, WriterQueue
 from ptb_kvpersistence.errors import BusyError, LockTimeoutError
 
@@ -143,14 +144,14 @@ def test_a_first_in_line_that_is_frozen_costs_one_thread_for_each_that_waits(pat
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere flock may not wake in the order of coming")
 def test_who_waits_again_has_the_place_that_was_given_up(path, first):
     assert first.enter(0)
-    fcntl = pytest.importorskip("fcntl")
     place, order = WriterQueue(path), []
     assert not place.enter(POLLED * 2)
 
     def enter_later():
-        with open(f"{path}-queue") as rival:
-            fcntl.flock(rival, fcntl.LOCK_EX)
-            order.append("rival")
+        rival = LockFile(f"{path}-queue")
+        assert rival.wait_for_lock()
+        order.append("rival")
+        rival.close()
 
     def enter_again():
         assert place.enter(10)
@@ -181,11 +182,11 @@ def test_a_fork_lets_go_of_a_place_in_line(path, first, timeout, is_in_thread):
         if timeout < POLLED and is_in_thread:
             assert not place.enter(POLLED * 2)
         waiting = pool.submit(place.enter, timeout)
-        until(waiting_threads if is_in_thread else lambda: place._handle is not None or waiting.done())
+        until(waiting_threads if is_in_thread else lambda: len(LockFile._all) == 2 or waiting.done())
         child = os.fork()
         if not child:
             names = [file.path for file in psutil.Process().open_files()]
-            os._exit(f"{path}-queue" in names)
+            os._exit(f"{path}-queue" in names or bool(LockFile._all))
         assert os.waitpid(child, 0)[1] == 0
         first.leave()
         assert waiting.result(10) or timeout < POLLED

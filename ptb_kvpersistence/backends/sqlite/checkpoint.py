@@ -16,13 +16,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import sys
 from typing import Final
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from ptb_kvpersistence.backends.sqlite.lock_file import LockFile
 
 CHECKPOINT_EVERY: Final = 1000
 """Mutations that a connection commits between two checkpoints; a large value counts as several."""
@@ -48,7 +44,7 @@ class Checkpointer:
         self._log_path = f"{path}-wal"
         self._lock_path = f"{path}-checkpoint"
         self._mutations = 0
-        self._lock: int | None = None
+        self._lock: LockFile | None = None
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA journal_size_limit = {LONG_LOG}")
 
@@ -74,7 +70,7 @@ class Checkpointer:
                 else:
                     self._checkpoint("PASSIVE")
         finally:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def _size_of_log(self) -> int:
@@ -115,17 +111,12 @@ class Checkpointer:
         return False
 
 
-def _try_lock(path: str) -> int | None:
+def _try_lock(path: str) -> LockFile | None:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = LockFile(path)
     except OSError:
         return None
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
+    if lock.try_lock():
+        return lock
+    lock.close()
+    return None

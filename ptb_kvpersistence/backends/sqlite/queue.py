@@ -15,13 +15,9 @@ import os
 import sys
 import threading
 import time
-import weakref
 from typing import ClassVar, Final
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from ptb_kvpersistence.backends.sqlite.lock_file import LockFile
 
 AHEAD: Final = 12
 """Writes in a row that one may try without standing in line."""
@@ -54,14 +50,7 @@ class WriterQueue:
     def __init__(self, path: str) -> None:
         # As SQLite does with its own files: who comes by a symbolic link must meet the others.
         self._path = f"{os.path.realpath(path)}-queue"
-        self._handle: int | None = None
-        _queues.add(self)
-
-    def leave_to_parent(self) -> None:
-        """Let go, in a fork, of a place that is the parent's; a copy would keep it when the parent is killed."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            os.close(handle)
+        self._place: LockFile | None = None
 
     def enter(self, timeout: float) -> bool:
         """Wait for the turn.
@@ -73,158 +62,109 @@ class WriterQueue:
             Whether it came. Where no lock file can be made there is no queue, and it comes at once.
         """
         try:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            place = LockFile(self._path)
         except OSError:
             return True
-        self._handle = handle  # known while it waits: a fork in another thread must let go of it
         deadline = time.monotonic() + timeout
         try:
-            is_won = _try_lock(handle) or _poll(handle, min(timeout, POLLED))
+            is_won = place.try_lock() or _poll(place, min(timeout, POLLED))
         except BaseException:
-            self._handle = None
-            os.close(handle)
+            place.close()
             raise
-        return is_won or self._wait(handle, deadline - time.monotonic())
-
-    def _wait(self, handle: int, timeout: float) -> bool:
-        waiter = None
-        if timeout > 0:
-            with contextlib.suppress(RuntimeError):  # no new threads at the end of the process
-                waiter = _Waiter.in_line(self._path, handle)
-        self._handle = None
-        if waiter is None or waiter.handle != handle:
-            os.close(handle)
-        if waiter is None or not waiter.wait(timeout):
-            return False
-        self._handle = waiter.handle
-        waiter.forget()
-        return True
+        if is_won:
+            self._place = place
+        else:
+            self._place = _wait(self._path, place, deadline - time.monotonic())
+        return self._place is not None
 
     def leave(self) -> None:
         """Let the next one in."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            _unlock(handle)
+        place, self._place = self._place, None
+        if place is not None:
+            place.close()
 
 
-_queues: Final[weakref.WeakSet[WriterQueue]] = weakref.WeakSet()
-
-
-def _leave_all_to_parent() -> None:
-    for queue in list(_queues):
-        queue.leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all_to_parent)
-
-
-def _unlock(handle: int) -> None:
-    # Closing alone would not do: a fork may have inherited the handle.
-    with contextlib.suppress(OSError):
-        if sys.platform == "win32":
-            msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_UN)
-    os.close(handle)
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _poll(handle: int, timeout: float) -> bool:
+def _poll(place: LockFile, timeout: float) -> bool:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY)
-        if _try_lock(handle):
+        if place.try_lock():
             return True
     return False
 
 
 if sys.platform == "win32":
 
-    class _Waiter:
-        def __init__(self, handle: int) -> None:
-            self.handle = handle
-
-        @classmethod
-        def in_line(cls, _path: str, handle: int) -> _Waiter:
-            return cls(handle)
-
-        def wait(self, timeout: float) -> bool:
-            is_won = False
-            try:
-                is_won = _poll(self.handle, timeout)
-            finally:
-                if not is_won:
-                    os.close(self.handle)
-            return is_won
-
-        def forget(self) -> None:
-            pass
+    def _wait(_path: str, place: LockFile, timeout: float) -> LockFile | None:
+        is_won = False
+        try:
+            is_won = _poll(place, timeout)
+        finally:
+            if not is_won:
+                place.close()
+        return place if is_won else None
 
 else:
 
+    def _wait(path: str, place: LockFile, timeout: float) -> LockFile | None:
+        """Wait on a thread, since the system's own waiting knows no timeout; give the place whose turn came."""
+        waiter = None
+        if timeout > 0:
+            with contextlib.suppress(RuntimeError):  # no new threads at the end of the process
+                waiter = _Waiter.in_line(path, place)
+        if waiter is None or waiter.place is not place:
+            place.close()
+        return waiter.place if waiter is not None and waiter.wait(timeout) else None
+
     class _Waiter:
-        """A thread in line, since flock knows no timeout. Who gives up leaves it there, for the next one to wait.
+        """A thread in line. Who gives up leaves it there, for the next one of this process that has to wait.
 
         So a first in line that is frozen for hours costs one thread for each that waits at a time, not for each wait.
         """
 
         _mutex: ClassVar[threading.Lock]
-        _all: ClassVar[set[_Waiter]]
+        _left: ClassVar[list[_Waiter]]
 
-        def __init__(self, path: str, handle: int) -> None:
-            self.handle = handle
-            self._path = path
+        def __init__(self, path: str, place: LockFile) -> None:
+            self.place = place
+            self.path = path
             self._done = threading.Event()
-            self._is_wanted = True
+            self.is_wanted = True
+            self._is_over = False
             self._has_lock = False
 
         @classmethod
-        def in_line(cls, path: str, handle: int) -> _Waiter:
-            """Give one that has the handle, or one that was left in line; that has the better place.
+        def in_line(cls, path: str, place: LockFile) -> _Waiter:
+            """Give one for a place, or one that was left, whose place is better.
 
             Raises:
                 RuntimeError: No thread can be started.
             """
             with cls._mutex:
-                for waiter in cls._all:
-                    if waiter._path == path and not waiter._is_wanted:
-                        waiter._is_wanted = True
+                for waiter in cls._left:
+                    if waiter.path == path:
+                        cls._left.remove(waiter)
+                        waiter.is_wanted = True
                         return waiter
-                waiter = cls(path, handle)
-                threading.Thread(target=waiter._run, name="ptb_kvpersistence:queue", daemon=True).start()
-                cls._all.add(waiter)
+            waiter = cls(path, place)
+            threading.Thread(target=waiter.run, name="ptb_kvpersistence:queue", daemon=True).start()
             return waiter
 
         @classmethod
         def start_anew(cls) -> None:
-            """Begin without any; in a fork they are the parent's, and a copy would keep a place when it is killed."""
-            for waiter in getattr(cls, "_all", ()):
-                with contextlib.suppress(OSError):  # a queue that knows it, too, was first
-                    os.close(waiter.handle)
-            cls._mutex, cls._all = threading.Lock(), set()
+            """Begin without any; a fork has none of the threads, and maybe a mutex that nobody holds."""
+            cls._mutex, cls._left = threading.Lock(), []
 
-        def _run(self) -> None:
-            has_lock = True
-            try:
-                fcntl.flock(self.handle, fcntl.LOCK_EX)
-            except OSError:
-                has_lock = False
+        def run(self) -> None:
+            """Wait for the lock, without an end."""
+            has_lock = self.place.wait_for_lock()
             with self._mutex:
-                self._has_lock = has_lock and self._is_wanted
-                if not self._has_lock:
-                    self._all.discard(self)
-                    _unlock(self.handle)
+                self._is_over = True
+                self._has_lock = has_lock and self.is_wanted
+                if not self.is_wanted:
+                    self._left.remove(self)
+            if not self._has_lock:
+                self.place.close()
             self._done.set()
 
         def wait(self, timeout: float) -> bool:
@@ -232,20 +172,17 @@ else:
             try:
                 self._done.wait(timeout)
             except BaseException:
-                if self._has_come():
-                    self.forget()
-                    _unlock(self.handle)
+                if self._give_up():
+                    self.place.close()
                 raise
-            return self._has_come()
+            return self._give_up()
 
-        def forget(self) -> None:
-            """Leave the handle, which has the lock, to the caller."""
+        def _give_up(self) -> bool:
+            """Stop waiting; tell whether the lock came before."""
             with self._mutex:
-                self._all.discard(self)
-
-        def _has_come(self) -> bool:
-            with self._mutex:
-                self._is_wanted = self._has_lock
+                if not self._is_over:
+                    self.is_wanted = False
+                    self._left.append(self)
                 return self._has_lock
 
     _Waiter.start_anew()
