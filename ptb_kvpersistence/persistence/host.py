@@ -63,11 +63,13 @@ class Host:
         return None if bot is None else numeric_id(bot)
 
     def changed(self) -> None:
-        """Note that a bot was handed over, so that its Application is looked for."""
-        self._application, self._has_searched = None, False
+        """Note that a bot was handed over, by its Application or by somebody else."""
+        application = ptb.calling_application(self._persistence)
+        self._application = None if application is None else weakref.ref(application)
+        self._has_searched = False
 
     def application(self) -> Application[Any, Any, Any, Any, Any, Any] | None:
-        """Find the Application; the search is long, so it is made once for each bot that is handed over."""
+        """Find the Application; where it did not hand the bot over itself, by one long search."""
         application = None if self._application is None else self._application()
         if application is None or application.persistence is not self._persistence:
             if self._application is None and self._has_searched:
