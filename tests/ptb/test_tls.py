@@ -9,8 +9,9 @@ from urllib.parse import quote
 import pytest
 
 from ptb_kvpersistence import DatabaseError, KVPersistence, connect, connect_async
-from ptb_kvpersistence.errors import ConfigurationError
+from ptb_kvpersistence.errors import ConfigurationError, DatabaseUnavailableError
 from tests.ptb.offline import OfflineBot
+from tests.servers import valkey
 from tests.servers.tls import Authority, TlsProxy
 
 USERS = "ptb:user_data:1001"
@@ -157,3 +158,59 @@ async def test_a_server_without_it(remote):
         with pytest.raises(DatabaseError, match=r"TLS|SSL") as caught:
             await database.names()
     assert f"127.0.0.1:{remote.proxy.port}" in str(caught.value)
+
+
+@pytest.fixture
+def encrypted_cluster(tmp_path, authority):
+    """A cluster whose nodes send their clients to where they speak TLS."""
+    cluster, proxies = valkey.Cluster(tmp_path / "cluster"), []
+    try:
+        cluster.start()
+        for server in cluster.servers:
+            proxies.append(TlsProxy(server.port, authority.server(), asked=False))
+            with server.client() as client:
+                client.config_set("cluster-announce-port", proxies[-1].port)
+        ports = {proxy.port for proxy in proxies}
+        cluster.wait(lambda client: {node[1] for _, _, node, *_ in client.execute_command("CLUSTER SLOTS")} == ports)
+        yield cluster, proxies
+    finally:
+        for proxy in proxies:
+            proxy.close()
+        cluster.kill()
+
+
+async def test_a_cluster(encrypted_cluster, authority):
+    cluster, proxies = encrypted_cluster
+    url = f"rediss+cluster://127.0.0.1:{proxies[0].port}/?ssl_ca_certs={quote(str(authority.path))}"
+    names = [f"shop{number}" for number in range(12)]
+
+    def in_a_script():
+        with connect(url) as database:
+            for name in names:
+                store = database.store(name, create=True)
+                with store.transaction(lock=True):
+                    store["n"] = 1
+
+    await asyncio.to_thread(in_a_script)
+    async with connect_async(url) as database:
+        assert await database.names() == sorted(names)
+        for name in names:
+            assert await (await database.store(name)).increment("n") == 2
+    bot = OfflineBot(KVPersistence(url))
+    await bot.start()
+    await bot.say("x", lambda _, context: context.user_data.update(n=1))
+    await bot.stop()
+    assert not bot.errors
+    used = 0
+    for server in cluster.servers:
+        with server.client() as client:
+            used += client.dbsize() > 0
+    assert used > 1, "stores are spread over the nodes"
+    assert sum(proxy.encrypted > 0 for proxy in proxies) >= used
+    for plain in ("redis", "redis+cluster"):
+        url = f"{plain}://127.0.0.1:{proxies[0].port}"
+        with (
+            pytest.raises(DatabaseUnavailableError, match="speaks TLS wants rediss"),
+            connect(url, timeout=1) as database,
+        ):
+            database.names()

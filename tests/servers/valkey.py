@@ -165,18 +165,18 @@ class Cluster:
         for server in others:
             with server.client() as client:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port)
-        self._wait(lambda client: len(client.cluster("NODES")) == len(self.servers))
+        self.wait(lambda client: len(client.cluster("NODES")) == len(self.servers))
         for number, server in enumerate(self.servers[3:]):
             with self.servers[number].client() as master:
                 name = master.execute_command("CLUSTER", "MYID").decode()
             with server.client() as client:
                 client.execute_command("CLUSTER", "REPLICATE", name)
-        self._wait(lambda client: client.cluster("INFO").get("cluster_state") == "ok")
+        self.wait(lambda client: client.cluster("INFO").get("cluster_state") == "ok")
         if len(self.servers) > 3:
-            self._wait(lambda client: client.info("replication")["connected_slaves"] == 1, self.servers[:3])
+            self.wait(lambda client: client.info("replication")["connected_slaves"] == 1, self.servers[:3])
         return self
 
-    def _wait(self, condition, servers=None, timeout=30):
+    def wait(self, condition, servers=None, timeout=30):
         deadline = time.monotonic() + timeout
         for server in servers or self.servers:
             with server.client() as client:

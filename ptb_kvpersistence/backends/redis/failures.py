@@ -125,10 +125,13 @@ def unreachable(error: TransportError, name: str, limit: float, *, none_free: bo
             f"{name}: all connections were in use for {limit:g} s; raise ?max_connections= in the URL, "
             "or do less at once"
         )
-    tls = " and speaks TLS" if name.startswith("rediss") else ""
-    return DatabaseUnavailableError(
-        f"{name} did not answer within {limit:g} s ({error}); check that it runs{tls} and can be reached from here"
-    )
+    tls, hint = "", ""
+    if name.startswith("rediss"):
+        tls = " and speaks TLS"
+    elif "reset by peer" in str(error) or "closed by server" in str(error):
+        hint = "; one that speaks TLS wants rediss instead of redis in the URL"
+    advice = f"check that it runs{tls} and can be reached from here{hint}"
+    return DatabaseUnavailableError(f"{name} did not answer within {limit:g} s ({error}); {advice}")
 
 
 def unknown_outcome(error: TransportError, name: str, limit: float) -> OutcomeUnknownError:
