@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import defaultdict
+from types import SimpleNamespace
 
 from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.errors import KVPersistenceError
@@ -115,6 +116,7 @@ class Bot(Writer):
             on_flush=self.on_flush,
         )
         self.world.keepers.append(self.persistence._keeper)
+        self.persistence.bot = SimpleNamespace(token=self.name)
         self.world.applications[self.persistence] = self
         self.data = {"user_data": defaultdict(dict), "chat_data": defaultdict(dict)}
         self.marked = {"user_data": {}, "chat_data": {}}

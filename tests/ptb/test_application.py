@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from telegram.ext import Application, ApplicationBuilder
+from telegram.ext import Application, ApplicationBuilder, ExtBot
 
 from ptb_kvpersistence import KVPersistence
 from ptb_kvpersistence.persistence import ptb
@@ -67,7 +67,13 @@ def test_of_two_the_one_that_was_initialized_counts(persistence, searches):
     assert len(searches) == 2
 
 
-def test_where_there_is_none_one_search_says_so(persistence, searches):
+def test_a_script_has_none_and_nothing_is_searched(persistence, searches):
+    assert persistence._host.application() is None
+    assert not searches
+
+
+def test_a_script_with_a_bot_has_none_and_one_search_says_so(persistence, searches):
+    persistence.set_bot(ExtBot(TOKEN))
     assert [persistence._host.application() for _ in range(3)] == [None] * 3
     assert searches == [persistence]
 
