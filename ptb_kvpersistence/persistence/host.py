@@ -72,7 +72,8 @@ class Host:
         """Find the Application; where it did not hand the bot over itself, by one long search."""
         application = None if self._application is None else self._application()
         if application is None or application.persistence is not self._persistence:
-            if self._persistence.bot is None or (self._application is None and self._has_searched):
+            has_bot = cast("Bot | None", self._persistence.bot) is not None
+            if not has_bot or (self._application is None and self._has_searched):
                 return None  # a script, to which nobody has handed a bot, has none
             application = ptb.find_application(self._persistence)
             self._application = None if application is None else weakref.ref(application)
