@@ -21,7 +21,7 @@ class LockFile:
     """
 
     _all: Final[set[LockFile]] = set()
-    opening: Final = threading.Lock()
+    opening: Final = threading.RLock()
     """Held while one is opened, and during a fork, so that each is known that a fork inherits."""
 
     def __init__(self, path: str) -> None:
