@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import sys
@@ -128,14 +129,14 @@ def until(condition):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_a_first_in_line_that_is_frozen_costs_one_thread_for_each_that_waits(path, first, at_once):
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_first_in_line_that_is_frozen_costs_one_thread(path, first, at_once):
     assert first.enter(0)
     with ThreadPoolExecutor(at_once) as pool:
         for _ in range(5):
             entered = pool.map(lambda _: WriterQueue(path).enter(POLLED * 5), range(at_once))
             assert not any(entered)
-        assert 1 <= len(waiting_threads()) <= at_once
+            assert len(waiting_threads()) == 1
     first.leave()
     until(lambda: not waiting_threads())
     assert first.enter(1)
@@ -191,3 +192,117 @@ def test_a_fork_lets_go_of_a_place_in_line(path, first, timeout, is_in_thread):
         first.leave()
         assert waiting.result(10) or timeout < POLLED
         place.leave()
+
+
+def test_each_of_a_process_has_its_turn(path, first):
+    assert first.enter(0)
+    turns, now = [], [0]
+
+    def take_turns(number):
+        place = WriterQueue(path)
+        for _ in range(5):
+            assert place.enter(10)
+            now[0] += 1
+            turns.append((number, now[0]))
+            time.sleep(0.001)
+            now[0] -= 1
+            place.leave()
+
+    async def take_turns_in_a_loop():
+        place = WriterQueue(path)
+        for _ in range(5):
+            assert await place.enter_async(10)
+            now[0] += 1
+            turns.append(("loop", now[0]))
+            await asyncio.sleep(0.001)
+            now[0] -= 1
+            place.leave()
+
+    async def take_all():
+        await asyncio.gather(
+            *(take_turns_in_a_loop() for _ in range(2)), *(asyncio.to_thread(take_turns, number) for number in range(3))
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(asyncio.run, take_all())
+        until(waiting_threads)
+        assert not turns
+        first.leave()
+        call.result(30)
+    assert len(turns) == 25
+    assert {at_once for _, at_once in turns} == {1}
+    assert first.enter(1)
+
+
+async def test_who_waits_in_a_loop_and_is_cancelled_leaves_the_line(path, first):
+    place = WriterQueue(path)
+    for moment in range(20):
+        assert first.enter(1)
+        waiting = asyncio.create_task(place.enter_async(10))
+        await asyncio.sleep(0.001)
+        if moment % 2:
+            first.leave()
+            await asyncio.sleep(moment * 0.0001)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+            place.leave()
+        first.leave()
+        assert await asyncio.to_thread(first.enter, 1)
+        first.leave()
+    await asyncio.to_thread(until, lambda: not waiting_threads())
+
+
+async def test_the_wait_in_a_loop_has_an_end(path, first):
+    assert first.enter(0)
+    place = WriterQueue(path)
+    begun = time.monotonic()
+    assert not await place.enter_async(0.05)
+    assert 0.05 <= time.monotonic() - begun < 5
+    first.leave()
+    assert await place.enter_async(1)
+    place.leave()
+
+
+def test_who_waits_in_a_loop_that_is_closed_keeps_nobody(path, first):
+    assert first.enter(0)
+    loop = asyncio.new_event_loop()
+    place = WriterQueue(path)
+    waiting = loop.create_task(place.enter_async(10))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    assert not waiting.done()
+    first.leave()
+    until(lambda: not waiting_threads())
+    assert first.enter(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_can_wait_in_line_itself(path, first):
+    assert first.enter(0)
+    place = WriterQueue(path)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(place.enter, 10)
+        until(waiting_threads)
+        child = os.fork()
+        if not child:
+            os._exit(0 if WriterQueue(path).enter(10) else 1)
+        time.sleep(POLLED * 5)
+        first.leave()
+        assert waiting.result(10)
+        place.leave()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_it_can_be_waited_for_again_and_again(path, first):
+    place = WriterQueue(path)
+    for _ in range(3):
+        assert first.enter(0)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(place.enter, 5)
+            until(waiting_threads)
+            first.leave()
+            assert waiting.result(10)
+        place.leave()
+        until(lambda: not waiting_threads())

@@ -27,7 +27,7 @@ from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
 from ptb_kvpersistence.model import R, Requested
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from ptb_kvpersistence.model import Commit
 
@@ -74,21 +74,15 @@ class AsyncSQLiteBackend:
         return cast("R", await self._perform_in_turn(lambda: self._lane(kind).perform(request), limit, patience))
 
     async def _perform_in_turn(self, attempt: Callable[[], Awaitable[R]], limit: float, patience: float) -> R:
-        # In line without a thread to wait in: a cancelled caller leaves nothing behind, and no other one is held up.
-        place = WriterQueue(self.name)
+        queue = WriterQueue(self.name)
         deadline = time.monotonic() + limit
+        is_first = await queue.enter_async(min(limit, patience))
         try:
-            is_first = place.enter(0)
-            for pause in () if is_first else _pauses_in_line(min(limit, patience)):
-                await asyncio.sleep(pause)
-                is_first = place.enter(0)
-                if is_first:
-                    break
             self._luck.stood_in_line()
             left = max(0.0, deadline - time.monotonic())
             return cast("R", await retry_busy_async(attempt, left, pauses_in_turn if is_first else pauses))
         finally:
-            place.leave()
+            queue.leave()
 
     def _refuse_reentry(self) -> None:
         if asyncio.current_task() in self._holders:
@@ -212,10 +206,6 @@ class AsyncSQLiteBackend:
         peeker, self._peeker = self._peeker, None
         if peeker is not None:
             peeker.close()
-
-
-def _pauses_in_line(timeout: float) -> Iterator[float]:
-    return pauses(timeout, first=0.002, growth=1.1, longest=0.01)
 
 
 class _Session:

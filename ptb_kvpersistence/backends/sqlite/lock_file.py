@@ -6,12 +6,16 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from typing import Final
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+
+_LOOK_EVERY: Final = 0.002
 
 
 class LockFile:
@@ -47,17 +51,19 @@ class LockFile:
             return False
         return True
 
-    if sys.platform != "win32":
-
-        def wait_for_lock(self) -> bool:
-            """Wait for the lock, without an end; tell whether it came."""
-            if self._handle is None:
-                return False
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX)
-            except OSError:
-                return False
+    def wait_for_lock(self) -> bool:
+        """Wait for the lock, without an end; tell whether it came."""
+        if sys.platform == "win32":
+            while not self.try_lock():
+                time.sleep(_LOOK_EVERY)
             return True
+        if self._handle is None:
+            return False
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Give the lock back, if it is held, and close the file."""

@@ -10,14 +10,18 @@ in line and does not move, since it was frozen, keeps such a writer for :data:`C
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-import sys
 import threading
 import time
-from typing import ClassVar, Final
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ptb_kvpersistence.backends.sqlite.lock_file import LockFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 AHEAD: Final = 12
 """Writes in a row that one may try without standing in line."""
@@ -45,7 +49,7 @@ class Luck:
 
 
 class WriterQueue:
-    """One place in the queue at a time; used by one thread at a time."""
+    """One place in the queue at a time; used by one thread, or one task, at a time."""
 
     def __init__(self, path: str) -> None:
         # As SQLite does with its own files: who comes by a symbolic link must meet the others.
@@ -61,20 +65,47 @@ class WriterQueue:
         Returns:
             Whether it came. Where no lock file can be made there is no queue, and it comes at once.
         """
-        try:
-            place = LockFile(self._path)
-        except OSError:
-            return True
         deadline = time.monotonic() + timeout
         try:
-            is_won = place.try_lock() or _poll(place, min(timeout, POLLED))
-        except BaseException:
-            place.close()
-            raise
-        if is_won:
-            self._place = place
-        else:
-            self._place = _wait(self._path, place, deadline - time.monotonic())
+            is_first = self._try()
+            while not is_first and time.monotonic() < min(deadline, deadline - timeout + POLLED):
+                time.sleep(_LOOK_EVERY)
+                is_first = self._try()
+        except OSError:
+            return True
+        if not is_first and timeout > POLLED:
+            came = threading.Event()
+            ticket = _Ticket(came.set)
+            try:
+                _Line.join(self._path, ticket)
+                came.wait(deadline - time.monotonic())
+            except BaseException:
+                self._place = ticket.give_up()
+                self.leave()
+                raise
+            self._place = ticket.give_up()
+        return self._place is not None
+
+    async def enter_async(self, timeout: float) -> bool:
+        """As :meth:`enter`, without blocking the loop."""
+        try:
+            is_first = self._try()
+        except OSError:
+            return True
+        if not is_first and timeout > 0:
+            loop, came = asyncio.get_running_loop(), asyncio.Event()
+            ticket = _Ticket(lambda: loop.call_soon_threadsafe(came.set))
+            timer = loop.call_later(timeout, came.set)
+            try:
+                _Line.join(self._path, ticket)
+                await came.wait()
+            except BaseException:
+                self._place = ticket.give_up()
+                self.leave()
+                raise
+            finally:
+                timer.cancel()
+            self._place = ticket.give_up()
         return self._place is not None
 
     def leave(self) -> None:
@@ -83,107 +114,101 @@ class WriterQueue:
         if place is not None:
             place.close()
 
-
-def _poll(place: LockFile, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        time.sleep(_LOOK_EVERY)
+    def _try(self) -> bool:
+        place = LockFile(self._path)
         if place.try_lock():
+            self._place = place
             return True
-    return False
+        place.close()
+        return False
 
 
-if sys.platform == "win32":
+class _Ticket:
+    """Somebody of this process who waits for a place."""
 
-    def _wait(_path: str, place: LockFile, timeout: float) -> LockFile | None:
-        is_won = False
-        try:
-            is_won = _poll(place, timeout)
-        finally:
-            if not is_won:
-                place.close()
-        return place if is_won else None
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+        self._mutex = threading.Lock()
+        self._is_wanted = True
+        self._place: LockFile | None = None
 
-else:
-
-    def _wait(path: str, place: LockFile, timeout: float) -> LockFile | None:
-        """Wait on a thread, since the system's own waiting knows no timeout; give the place whose turn came."""
-        waiter = None
-        if timeout > 0:
-            with contextlib.suppress(RuntimeError):  # no new threads at the end of the process
-                waiter = _Waiter.in_line(path, place)
-        if waiter is None or waiter.place is not place:
-            place.close()
-        return waiter.place if waiter is not None and waiter.wait(timeout) else None
-
-    class _Waiter:
-        """A thread in line. Who gives up leaves it there, for the next one of this process that has to wait.
-
-        So a first in line that is frozen for hours costs one thread for each that waits at a time, not for each wait.
-        """
-
-        _mutex: ClassVar[threading.Lock]
-        _left: ClassVar[list[_Waiter]]
-
-        def __init__(self, path: str, place: LockFile) -> None:
-            self.place = place
-            self.path = path
-            self._done = threading.Event()
-            self.is_wanted = True
-            self._is_over = False
-            self._has_lock = False
-
-        @classmethod
-        def in_line(cls, path: str, place: LockFile) -> _Waiter:
-            """Give one for a place, or one that was left, whose place is better.
-
-            Raises:
-                RuntimeError: No thread can be started.
-            """
-            with cls._mutex:
-                for waiter in cls._left:
-                    if waiter.path == path:
-                        cls._left.remove(waiter)
-                        waiter.is_wanted = True
-                        return waiter
-            waiter = cls(path, place)
-            threading.Thread(target=waiter.run, name="ptb_kvpersistence:queue", daemon=True).start()
-            return waiter
-
-        @classmethod
-        def start_anew(cls) -> None:
-            """Begin without any; a fork has none of the threads, and maybe a mutex that nobody holds."""
-            cls._mutex, cls._left = threading.Lock(), []
-
-        def run(self) -> None:
-            """Wait for the lock, without an end."""
-            has_lock = self.place.wait_for_lock()
-            with self._mutex:
-                self._is_over = True
-                self._has_lock = has_lock and self.is_wanted
-                if not self.is_wanted:
-                    self._left.remove(self)
-            if not self._has_lock:
-                self.place.close()
-            self._done.set()
-
-        def wait(self, timeout: float) -> bool:
-            """Wait up to so many seconds; tell whether the lock came, which then is the caller's."""
+    def give(self, place: LockFile) -> bool:
+        """Hand a place over; tell whether it was still wanted."""
+        with self._mutex:
+            if not self._is_wanted:
+                return False
             try:
-                self._done.wait(timeout)
-            except BaseException:
-                if self._give_up():
-                    self.place.close()
-                raise
-            return self._give_up()
+                self._tell()
+            except RuntimeError:  # its loop was closed
+                return False
+            self._place = place
+        return True
 
-        def _give_up(self) -> bool:
-            """Stop waiting; tell whether the lock came before."""
+    def give_up(self) -> LockFile | None:
+        """Stop waiting; gives the place if it has come before."""
+        with self._mutex:
+            self._is_wanted = False
+            return self._place
+
+
+class _Line:
+    """Those of this process who wait for a place, and one thread that stands in line for them, one after the other.
+
+    The thread is there since the system's own waiting knows no timeout. It goes on when they have given up, so a first
+    in line that is frozen for hours costs one thread, and whoever waits next has the better place.
+    """
+
+    _mutex: ClassVar[threading.Lock]
+    _all: ClassVar[dict[str, _Line]]
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._waiting: deque[_Ticket] = deque()
+
+    @classmethod
+    def start_anew(cls) -> None:
+        """Begin without any; a fork has none of the threads, and maybe a mutex that nobody holds."""
+        cls._mutex, cls._all = threading.Lock(), {}
+
+    @classmethod
+    def join(cls, path: str, ticket: _Ticket) -> None:
+        """Line up; where no thread can be started, at the end of the process, nobody's turn comes."""
+        with cls._mutex:
+            line = cls._all.get(path)
+            if line is None:
+                line = cls(path)
+                try:
+                    threading.Thread(target=line.stand, name="ptb_kvpersistence:queue", daemon=True).start()
+                except RuntimeError:
+                    return
+                cls._all[path] = line
+            line._waiting.append(ticket)
+
+    def stand(self) -> None:
+        """Take one place after the other, until there is nobody to give them to."""
+        goes_on = True
+        while goes_on:
+            place = self._next_place()
             with self._mutex:
-                if not self._is_over:
-                    self.is_wanted = False
-                    self._left.append(self)
-                return self._has_lock
+                is_given = False
+                while self._waiting and not is_given:
+                    ticket = self._waiting.popleft()
+                    is_given = place is not None and ticket.give(place)
+                goes_on = is_given and bool(self._waiting)
+                if not goes_on and self._all.get(self._path) is self:
+                    del self._all[self._path]
+            if place is not None and not is_given:
+                place.close()
 
-    _Waiter.start_anew()
-    os.register_at_fork(after_in_child=_Waiter.start_anew)
+    def _next_place(self) -> LockFile | None:
+        with contextlib.suppress(OSError):
+            place = LockFile(self._path)
+            if place.wait_for_lock():
+                return place
+            place.close()
+        return None
+
+
+_Line.start_anew()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Line.start_anew)
