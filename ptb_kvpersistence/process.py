@@ -24,6 +24,18 @@ SAVE_FIRST: Final = 0
 THEN_CLOSE: Final = 1
 """Order of callbacks that close connections and end threads."""
 
+pid: int = os.getpid()
+"""Of this process; to ask the system for it takes longer than some of what is done for each request."""
+
+
+def _forked() -> None:
+    global pid  # noqa: PLW0603 - a fork is another process
+    pid = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 class _Ending:
     """The callbacks of one process."""

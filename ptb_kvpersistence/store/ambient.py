@@ -16,6 +16,8 @@ from asyncio.events import _get_running_loop
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ptb_kvpersistence import process
+
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import StoreInfo
     from ptb_kvpersistence.store.buffer import Buffer
@@ -52,7 +54,7 @@ current: ContextVar[Ambient | None] = ContextVar("ptb_kvpersistence_transaction"
 def owner() -> tuple[int, int, object]:
     """Say who is running: the process (a fork is another one), the thread and, in an event loop, the task."""
     loop = _get_running_loop()  # as get_running_loop(), without the cost of an exception
-    return os.getpid(), threading.get_ident(), None if loop is None else asyncio.current_task(loop)
+    return process.pid, threading.get_ident(), None if loop is None else asyncio.current_task(loop)
 
 
 def find(key: tuple[object, str], info: StoreInfo | None = None) -> Ambient | None:

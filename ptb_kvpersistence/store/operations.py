@@ -204,17 +204,27 @@ def _read(scope: Scope, key: object) -> Generator[Requested[Any], Any, tuple[str
     return address.key, record
 
 
-def get(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], Any, Any]:
-    """Read a value; ``default`` if there is no entry."""
+def get_request(scope: Scope, key: object) -> GetMany | None:
+    """Give the one request that :func:`get` makes; None where something has to be asked or written before."""
     address = check_address(scope.domain, key)
-    store = _known(scope) or (yield from prepare(scope))
-    (record,) = yield GetMany(store, (address,))
+    store = _known(scope)
+    return GetMany(store, (address,)) if store else None
+
+
+def value_of(scope: Scope, key: str, record: Record | None, default: Any) -> Any:
+    """Decode the value of what was read; ``default`` if there is no entry."""
     if record is None:
         return default
     try:
         return scope.handle.codec.decode(record.value)
     except DecodeError:
-        return decode_value(scope, address.key, record.value)  # raises with the place
+        return decode_value(scope, key, record.value)  # raises with the place
+
+
+def get(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], Any, Any]:
+    """Read a value; ``default`` if there is no entry."""
+    name, record = yield from _read(scope, key)
+    return value_of(scope, name, record, default)
 
 
 def get_item(scope: Scope, key: object) -> Generator[Requested[Any], Any, Any]:

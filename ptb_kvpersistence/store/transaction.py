@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.buffer import Buffer, conflict
@@ -60,7 +60,7 @@ class Transaction(Generic[S]):
         self._token: Token[Any] | None = None
         self._outer: ambient.Ambient | None = None
         self._number = -1
-        self._pid = os.getpid()
+        self._pid = process.pid
 
     def __enter__(self) -> S:
         store = self._store
@@ -93,7 +93,7 @@ class Transaction(Generic[S]):
             if kind is not None:
                 self._outer.buffer.roll_back_to(self._savepoint)
             return
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             return  # a fork that leaves the block; the transaction is its parent's
         ambient.watchman.closed(self._number)
         assert self._token is not None  # noqa: S101 - set on entering

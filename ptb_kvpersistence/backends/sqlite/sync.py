@@ -5,12 +5,12 @@ Exclusive sessions have connections of their own.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, pauses, pauses_in_turn, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
@@ -40,7 +40,7 @@ class SQLiteBackend:
         self.is_open = True
         self._timeout = timeout
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._connection: engine.EngineConnection | None = None
         self._engine: engine.Engine | None = None
         self._leases_lock = threading.Lock()
@@ -56,7 +56,7 @@ class SQLiteBackend:
             ReentryError: It would wait for this very thread, or block a running event loop.
             BusyError: Others had the database's lock all the time.
         """
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self._leave_to_parent()
         kind = engine.KINDS.get(type(request))
         patience = COURTESY
@@ -133,7 +133,7 @@ class SQLiteBackend:
             LockTimeoutError: Others had the lock all the time.
             ReentryError: This thread has a session already, or the wait would block a running event loop.
         """
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self._leave_to_parent()
         if not self.is_open:
             raise closed(self.name)
@@ -156,7 +156,7 @@ class SQLiteBackend:
 
     def put_back(self, connection: engine.EngineConnection) -> None:
         """Keep a session's connection for the next one."""
-        if self.is_open and self._pid == os.getpid() and len(self._free) < FREE_SESSIONS:
+        if self.is_open and self._pid == process.pid and len(self._free) < FREE_SESSIONS:
             self._free.append(connection)
         else:
             connection.close()
@@ -177,13 +177,13 @@ class SQLiteBackend:
         inherited.extend((self._connection, self._leases, *self._free))
         self._free, self._holders = [], set()
         self._lock, self._leases_lock = threading.Lock(), threading.Lock()
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._connection, self._engine, self._leases = None, None, None
 
     def close(self) -> None:
         """Close the connection; later requests raise StoreClosedError."""
         self.is_open = False
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self._leave_to_parent()
         with self._lock:
             connection, self._connection, self._engine = self._connection, None, None
