@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite import sync as sync_module
 from ptb_kvpersistence.backends.sqlite.aio import AsyncSQLiteBackend
@@ -320,8 +321,7 @@ def test_the_sync_face_in_a_child(path, monkeypatch):
     backend = SQLiteBackend(path)
     store = backend.perform(OpenStore("shop", "create")).id
     mine = backend._connection
-    pid = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+    monkeypatch.setattr(process, "pid", process.pid + 1)
     assert backend.perform(put(store)).is_committed
     assert backend._connection is not mine
     assert any(each is mine for each in sync_module.inherited)
