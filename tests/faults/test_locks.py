@@ -296,6 +296,33 @@ with store.lock("report", timeout=0):
 
 
 @needs_fork
+@pytest.mark.parametrize("options", ["", "lock=True"])
+def test_a_forked_child_has_connections_of_its_own_and_leaves_a_transaction_to_its_parent(path, shop, options):
+    code = f"""
+store = connect(path).store("shop")
+with store.transaction({options}):
+    store["n"] = 1
+    mine = store.backend._connection
+    pid = os.fork()
+    if pid:
+        wait()
+if not pid:
+    say(str(store.get("n")))
+    say("the same" if store.backend._connection is mine else "its own")
+    with store.transaction(lock=True, timeout=20):
+        store["child"] = 1
+    os._exit(0)
+os.waitpid(pid, 0)
+store["n"] += 1
+"""
+    with child(code, path) as process:
+        assert [process.hear(), process.hear()] == ["None", "its own"]
+        process.tell()
+        process.wait()
+    assert dict(shop) == {"n": 2, "child": 1}
+
+
+@needs_fork
 def test_the_end_of_a_forked_child_does_not_give_the_lock_back(path, shop):
     code = """
 store = connect(path).store("shop")
