@@ -296,11 +296,10 @@ with store.lock("report", timeout=0):
 
 
 @needs_fork
-@pytest.mark.parametrize("options", ["", "lock=True"])
-def test_a_forked_child_has_connections_of_its_own_and_leaves_a_transaction_to_its_parent(path, shop, options):
-    code = f"""
+def test_a_forked_child_has_connections_of_its_own_and_leaves_a_transaction_to_its_parent(path, shop):
+    code = """
 store = connect(path).store("shop")
-with store.transaction({options}):
+with store.transaction():
     store["n"] = 1
     mine = store.backend._connection
     pid = os.fork()
