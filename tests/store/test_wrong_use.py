@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 
 import pytest
 
+from ptb_kvpersistence import connect
 from ptb_kvpersistence.errors import (
     ConfigurationError,
     EncodeError,
     InvalidKeyError,
+    ReentryError,
     StoreClosedError,
     StoreExistsError,
     StoreNotFoundError,
@@ -22,6 +25,12 @@ from ptb_kvpersistence.testing.faces import SyncStore, collect
 
 KEYS = [None, 1, 1.5, b"k", ("k",), object, "", "\0", "a\0b", "\ud800", "k" * 1025, "é" * 513]
 NAMES = [None, 1, b"k", "\0", "\ud800", "k" * 1025]
+
+
+class Color(str, Enum):
+    RED = "red"
+
+
 KEPT = {"k": [1], "n": 1}
 
 
@@ -218,6 +227,80 @@ async def test_what_is_given_is_the_callers_copy(place):
     found = await place.get("k")
     found.append(2)
     assert await place.get("k") == [1]
+
+
+async def test_the_default_of_an_edit_stays_as_it_is(store):
+    default = {"visits": []}
+    for key in ("one", "two"):
+        async with store.edit(key, default) as value:
+            value["visits"].append(key)
+    assert default == {"visits": []}
+    assert await store.pop("one") == {"visits": ["one"]}
+    assert await store.pop("two") == {"visits": ["two"]}
+
+
+async def test_an_update_is_made_whole_or_not_at_all(place):
+    def pairs():
+        yield "a", 1
+        raise ZeroDivisionError
+
+    for wrong, error in (
+        ({"a": 1, "": 2}, InvalidKeyError),
+        ({"a": 1, "b": object()}, EncodeError),
+        (pairs(), ZeroDivisionError),
+        (1, TypeError),
+    ):
+        with pytest.raises(error):
+            await place.update(wrong)
+    for wrong in (None, [1]):
+        with pytest.raises(TypeError):
+            await place.set_many(wrong)
+
+
+def test_joining_in_place(rival):
+    store = rival
+    store |= [("a", 1)]
+    assert store is rival
+    assert (store.pop("a"), list(reversed(store.keys()))) == (1, ["n", "k"])
+
+
+async def test_a_key_that_is_an_enum_member_is_its_text(store):
+    await store.set(Color.RED, 1)
+    assert await store.pop("red") == 1
+
+
+@pytest.mark.parametrize("timeout", ["1", None, True, float("nan"), timedelta(1)])
+async def test_wrong_timeouts(store, location, timeout):
+    with pytest.raises(ConfigurationError, match="timeout takes a number of seconds"):
+        store.transaction(lock=True, timeout=timeout)
+    with pytest.raises(ConfigurationError, match="timeout takes a number of seconds"):
+        store.lock("name", timeout=timeout)
+    with pytest.raises(ConfigurationError, match="timeout takes a number of seconds"):
+        connect(location, timeout=timeout)
+
+
+async def test_a_transaction_that_has_ended(store):
+    async with store.transaction() as view:
+        pass
+    for late in (view.set("k", 2), view.get("k"), view.increment("n")):
+        with pytest.raises(StoreClosedError, match="the transaction has ended"):
+            await late
+
+
+async def test_a_transaction_that_is_open_already(store):
+    transaction = store.transaction()
+    async with transaction as view:
+        await view.set("a", 1)
+        with pytest.raises(ReentryError, match="is open already"):
+            async with transaction:
+                pass
+    async with transaction:
+        assert await store.pop("a") == 1
+
+
+async def test_what_expired_before_the_epoch_is_not_shown(store):
+    await store.set("old", 1, expires_at=datetime(1, 1, 1, tzinfo=timezone.utc))
+    assert await store.get("old") is None
 
 
 def test_names_of_stores(location):
