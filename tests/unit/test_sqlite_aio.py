@@ -185,6 +185,34 @@ def test_two_loops_at_the_same_time(path):
     assert no_workers()
 
 
+def test_loops_that_come_and_go_in_several_threads(path):
+    backend = AsyncSQLiteBackend(path)
+    store = asyncio.run(backend.perform(OpenStore("shop", "create"))).id
+    failures = []
+
+    async def write(key):
+        await backend.perform(put(store, key))
+        session = await backend.exclusive(store, 5.0)
+        await session.end(None)
+
+    def work(name):
+        try:
+            for number in range(15):
+                asyncio.run(write(f"{name}{number}"))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    asyncio.run(backend.close())
+    assert failures == []
+    assert len(keys(path)) == 60
+    assert no_workers()
+
+
 def test_a_loop_that_is_closed_during_a_call(path):
     """Its worker dies of the answer that it cannot give; the next loop gets a new one, and the file is closed."""
     backend = AsyncSQLiteBackend(path)

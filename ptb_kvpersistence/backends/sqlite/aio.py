@@ -155,10 +155,13 @@ class AsyncSQLiteBackend:
             inherited.extend((*self._lanes.values(), *self._free.values(), *self._holders.values(), self._peeker))
             self._free, self._holders = {}, {}
             self._lanes, self._peeker, self._pid = {}, None, os.getpid()
-        for key in [key for key in self._lanes if key[0].is_closed()]:
-            self._lanes.pop(key).stop()
-        for loop in [loop for loop in self._free if loop.is_closed()]:
-            for lane in self._free.pop(loop):
+        # Loops of other threads come and go meanwhile.
+        for key in [key for key in list(self._lanes) if key[0].is_closed()]:
+            left = self._lanes.pop(key, None)
+            if left is not None:
+                left.stop()
+        for loop in [loop for loop in list(self._free) if loop.is_closed()]:
+            for lane in self._free.pop(loop, ()):
                 lane.stop()
 
     def peek(self, max_age: float = 0.0) -> object | None:  # noqa: ARG002 - an answer is never late
