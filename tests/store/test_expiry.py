@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timezone
 
 import pytest
 
-from ptb_kvpersistence.errors import KeyNotFoundError
+from ptb_kvpersistence.errors import KeyNotFoundError, WatchGapError
 from ptb_kvpersistence.model import Sweep
 from ptb_kvpersistence.testing.faces import SyncStore
 
@@ -151,6 +153,33 @@ async def test_commits_sweep_now_and_then(file, clock, monkeypatch):
         (change, _) = sorted(store.watch(since=0, timeout=0), key=lambda event: event.key)
         assert change.is_deleted
         assert await sweep(SyncStore(store)) == 0, "it was swept already"
+
+
+def stored(file):
+    with closing(sqlite3.connect(file)) as reader:
+        return reader.execute("SELECT count(value), count(*) FROM entries").fetchone()
+
+
+def test_sweeping_keeps_up_with_what_expires(file, clock, monkeypatch):
+    from ptb_kvpersistence import connect
+
+    monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.engine.SWEEP_ON", 0)
+    monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.writes.TOMBSTONE_LIFETIME", 20_000)
+    with connect(file) as database:
+        database.create("shop").set_many({f"{n}": n for n in range(1000)}, ttl=10)
+    clock.advance(10)
+    with connect(file) as database:  # as a script does that writes once and ends
+        database.store("shop")["k"] = 1
+        assert stored(file) == (801, 1001), "one step"
+        for n in range(6):
+            database.store("shop")["k"] = n
+        assert stored(file) == (1, 1001)
+    clock.advance(21)
+    with connect(file) as database:
+        database.store("shop")["k"] = 1
+        assert stored(file) == (1, 801), "tombstones go step by step too"
+        with pytest.raises(WatchGapError):
+            next(database.store("shop").watch(since=1))
 
 
 # --- what a persistence holds ---
