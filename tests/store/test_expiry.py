@@ -133,6 +133,20 @@ async def test_keep_survives_reopening(file, clock):
         assert len(orders) == 0
 
 
+async def test_keep_is_rolled_back_with_an_exclusive_transaction(store, rival, clock):
+    rival.domain("orders", keep=20)["old"] = 1
+    for name in ("orders", "others"):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            async with store.transaction(lock=True):
+                await store.domain(name, keep=10).set("k", 1)
+                raise ZeroDivisionError
+        rival.domain(name)["l"] = 1
+    async with store.transaction(lock=True):
+        await store.domain("kept", keep=10).set("k", 1)
+    clock.advance(10)
+    assert [len(rival.domain(name)) for name in ("orders", "others", "kept")] == [2, 1, 0]
+
+
 # --- sweeping and the feed ---
 
 
