@@ -109,6 +109,16 @@ async def test_close_is_for_good(backend, store):
     assert no_workers()
 
 
+async def test_closing_inside_an_exclusive_session(backend, store, path):
+    session = await backend.exclusive(store, 5.0)
+    await backend.close()
+    with pytest.raises(StoreClosedError, match=r"was closed"):
+        await session.perform(ListStores())
+    with pytest.raises(StoreClosedError, match=r"was closed"):
+        await session.end(Commit(store, (Put("d", "k", b"1"),)))
+    assert keys(path) == set()
+
+
 async def test_reading_goes_on_while_a_commit_takes_its_time(backend, store, path, monkeypatch):
     await backend.perform(ListStores())
     lane = backend._lane("writes")

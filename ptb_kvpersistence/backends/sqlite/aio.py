@@ -242,13 +242,19 @@ class _Session:
 
     async def perform(self, request: Requested[R]) -> R:
         """Perform a reading request."""
+        self._refuse_closed()
         return await self.lane.perform(request)
+
+    def _refuse_closed(self) -> None:
+        if self.lane.is_stopped:
+            raise closed(self._backend.name)
 
     async def end(self, commit: Commit | None) -> None:
         """Apply a commit, if given, and let the others go on; done to the end though the caller is cancelled."""
         await asyncio.shield(asyncio.ensure_future(self._end(commit)))
 
     async def _end(self, commit: Commit | None) -> None:
+        self._refuse_closed()
         try:
             await self.lane.perform(engine.EndExclusive(commit))
         finally:
@@ -259,7 +265,11 @@ _abandoning: set[asyncio.Task[None]] = set()
 
 
 class _Lane:
-    """One worker thread with one connection, for one event loop."""
+    """One worker thread with one connection, for one event loop.
+
+    Attributes:
+        is_stopped: It was ended in the middle of what it did.
+    """
 
     _abandoned: Final[list[object]] = []
 
@@ -270,6 +280,7 @@ class _Lane:
         self._failure: Exception | None = None
         self._connection: aiosqlite.Connection | None = None
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
+        self.is_stopped = False
 
     async def perform(self, request: Requested[R]) -> R:
         opening = self._opening
@@ -314,6 +325,7 @@ class _Lane:
 
     def stop(self) -> None:
         """End the worker from any thread, without a loop."""
+        self.is_stopped = True
         connection, self._connection = self._connection, None
         if connection is None:
             return
