@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
@@ -125,7 +126,11 @@ async def run(store: S, function: Callable[[S], Awaitable[T]]) -> T:
     for attempt in range(RUN_ATTEMPTS):
         try:
             async with AsyncTransaction(store, lock=False, timeout=LOCK_TIMEOUT) as view:
-                return await function(view)
+                result: Any = function(view)
+                if not inspect.isawaitable(result):
+                    message = f"run() of an AsyncStore takes an async function; this gave a {type(result).__name__}"
+                    raise TypeError(message)
+                return cast("T", await result)
         except ConflictError:
             if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key, store.handle.info) is not None:
                 raise

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from ptb_kvpersistence.backends.base import lease_lost, now
-from ptb_kvpersistence.errors import BusyError, ConfigurationError, LockTimeoutError, ReentryError, StoreNotFoundError
+from ptb_kvpersistence.errors import (
+    BusyError,
+    ConfigurationError,
+    LeaseLostError,
+    LockTimeoutError,
+    ReentryError,
+    StoreNotFoundError,
+)
 from ptb_kvpersistence.model import AcquireLease, Changes, Commit, Fence, LeaseReply, ReleaseLease, check_name
 from ptb_kvpersistence.store import ambient
 from ptb_kvpersistence.store.operations import milliseconds, open_store, patience
@@ -87,6 +94,9 @@ class Lease:
         Raises:
             LeaseLostError: It is not.
         """
+        if self.is_over:
+            message = f"the lock {self.name!r} was given back at the end of its block; acquire it again"
+            raise LeaseLostError(message)
         if not self.is_held:
             raise lease_lost(self.name)
 

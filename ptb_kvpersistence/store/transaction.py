@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import time
@@ -124,7 +125,12 @@ def run(store: S, function: Callable[[S], T]) -> T:
     for attempt in range(RUN_ATTEMPTS):
         try:
             with Transaction(store, lock=False, timeout=LOCK_TIMEOUT) as view:
-                return function(view)
+                result = function(view)
+                if inspect.iscoroutine(result):
+                    result.close()
+                    message = "run() of a Store takes a plain function; AsyncStore awaits one that is async"
+                    raise TypeError(message)
+                return result
         except ConflictError:
             if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key, store.handle.info) is not None:
                 raise

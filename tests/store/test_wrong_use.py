@@ -11,11 +11,12 @@ from enum import Enum
 
 import pytest
 
-from ptb_kvpersistence import connect
+from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.errors import (
     ConfigurationError,
     EncodeError,
     InvalidKeyError,
+    LeaseLostError,
     ReentryError,
     StoreClosedError,
     StoreExistsError,
@@ -279,6 +280,28 @@ async def test_wrong_timeouts(store, location, timeout):
         connect(location, timeout=timeout)
 
 
+def test_a_function_of_the_other_face(rival):
+    async def grow(view):
+        view["n"] = 2
+
+    with pytest.raises(TypeError, match="plain function"):
+        rival.run(grow)
+
+
+async def test_a_plain_function_is_not_awaited(location, rival):
+    async with connect_async(location) as database:
+        store = await database.store("shop")
+        with pytest.raises(TypeError, match="takes an async function; this gave a NoneType"):
+            await store.run(lambda _view: None)
+
+
+async def test_a_lease_that_was_given_back(store):
+    async with store.lock("name") as lease:
+        lease.check()
+    with pytest.raises(LeaseLostError, match="was given back"):
+        lease.check()
+
+
 async def test_a_transaction_that_has_ended(store):
     async with store.transaction() as view:
         pass
@@ -304,7 +327,6 @@ async def test_what_expired_before_the_epoch_is_not_shown(store):
 
 
 def test_names_of_stores(location):
-    from ptb_kvpersistence import connect
 
     with connect(location) as database:
         for name in [*NAMES, ""]:
@@ -318,8 +340,6 @@ def test_names_of_stores(location):
 
 
 async def test_after_closing(store, location):
-    from ptb_kvpersistence import connect, connect_async
-
     if isinstance(store, SyncStore):
         with connect(location) as database:
             closed = SyncStore(database.store("shop"))
