@@ -15,7 +15,7 @@
     |-- LeaseLostError (RuntimeError)          a lock expired while it was held
     |-- StoreInUseError (RuntimeError)         bots are attached to the store
     |-- WatchGapError (RuntimeError)           changes were forgotten before a watcher saw them
-    |-- StoreClosedError (RuntimeError)        the database was closed
+    |-- StoreClosedError (RuntimeError)        the database was closed, or the transaction has ended
     `-- DatabaseError (OSError)                the database cannot be used
         |-- BusyError (TimeoutError)           locked by somebody else for too long
         |-- DatabaseUnavailableError           the server cannot be reached, or does not answer
@@ -182,7 +182,7 @@ class WatchGapError(KVPersistenceError, RuntimeError):
 
 
 class StoreClosedError(KVPersistenceError, RuntimeError):
-    """The database was closed; open it again."""
+    """The database was closed, open it again; or the transaction has ended, begin another one."""
 
 
 class DatabaseError(KVPersistenceError, OSError):

@@ -96,7 +96,7 @@ def check_name(name: object, what: str = "key", *, allow_empty: bool = False) ->
             reason = f"a {what} must not contain a lone surrogate"
         else:
             if size <= MAX_KEY_BYTES:
-                return str(name)
+                return str.__str__(name)  # not str(): of a str that is an Enum member that is its name
             reason = f"a {what} takes at most {MAX_KEY_BYTES} UTF-8 bytes, this one has {size}"
     raise InvalidKeyError(f"{reason}; use another name", reason=reason)
 

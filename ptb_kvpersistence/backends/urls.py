@@ -45,11 +45,14 @@ def parse(location: object) -> Target:
     if not isinstance(location, str) or not location:
         message = f"a database is named by a path or a URL that is not empty, this is a {type(location).__name__}"
         raise ConfigurationError(message)
+    if "\0" in location:
+        message = "a path or a URL cannot contain a NUL character"
+        raise ConfigurationError(message)
     if location == ":memory:":
         return Target("memory", "")
     if location.startswith("memory:"):
         return Target("memory", location[len("memory:") :].strip("/"))
-    if location.startswith("sqlite:"):
+    if location[:7].lower() == "sqlite:":
         return Target("sqlite", _sqlite_path(location))
     scheme = location.partition("://")[0].lower() if "://" in location else ""
     if scheme in _POSTGRES:
@@ -65,13 +68,22 @@ def parse(location: object) -> Target:
 
 def _sqlite_path(url: str) -> str:
     parts = urlsplit(url)
-    if parts.netloc or parts.query or not parts.path.strip("/"):
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith("/") or not path.strip("/"):
         message = f"{url} names no file; write sqlite:///relative.db or sqlite:////absolute.db"
         raise ConfigurationError(message)
-    return _absolute(unquote(parts.path[1:]))
+    if "?" in url or "#" in url or "\0" in path:
+        message = f"{url} takes no options; a ? in the name is %3F, a # is %23, and NUL cannot be in it"
+        raise ConfigurationError(message)
+    return _absolute(path[1:])
 
 
 def _absolute(path: str) -> str:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        message = f"{path!a} cannot be the name of a file here; give another path"
+        raise ConfigurationError(message) from error
     # A bot that changes its working folder must go on with the same file.
     return str(Path(path).expanduser().absolute())
 

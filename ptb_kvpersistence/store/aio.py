@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ptb_kvpersistence.model import ABSENT, StoreInfo, check_name
@@ -191,7 +192,11 @@ class AsyncStore:
         self, items: Mapping[str, Any], *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
     ) -> None:
         """Write several values, all or none."""
-        await self._run(operations.set_many(self._scope, items.items(), operations.lifetime(ttl, expires_at)))
+        await self._run(operations.set_many(self._scope, items, operations.lifetime(ttl, expires_at)))
+
+    async def update(self, other: Any = (), /, **items: Any) -> None:
+        """Write several values, of a mapping or of pairs, all or none."""
+        await self._run(operations.set_many(self._scope, {**dict(other), **items}))
 
     async def add(
         self, key: str, value: Any, *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
@@ -230,6 +235,10 @@ class AsyncStore:
         """Delete an entry and give its value; KeyNotFoundError if there is none and no default."""
         return await self._run(operations.pop(self._scope, key, default))
 
+    async def popitem(self) -> tuple[str, Any]:
+        """Delete the first entry, atomically, and give its key and value; KeyNotFoundError if there is none."""
+        return await self._run(operations.popitem(self._scope))
+
     async def setdefault(self, key: str, default: Any = None) -> Any:
         """Give the value, after writing ``default`` where there was none."""
         return await self._run(operations.setdefault(self._scope, key, default))
@@ -254,7 +263,7 @@ class AsyncStore:
 
         Args:
             key: The key.
-            default: What to begin with where there is no entry.
+            default: What to begin with a copy of where there is no entry.
 
         Raises:
             KeyNotFoundError: There is no entry, and no default.
@@ -262,7 +271,7 @@ class AsyncStore:
         """
         entry = await self.entry(key)
         if entry is None:
-            value = await self._run(operations.get_item(self._scope, key)) if default is ABSENT else default
+            value = await self._run(operations.get_item(self._scope, key)) if default is ABSENT else deepcopy(default)
         else:
             value = entry.value
         yield value

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.buffer import Buffer, conflict
 from ptb_kvpersistence.store.face import Face
-from ptb_kvpersistence.store.operations import drive_async, open_store
+from ptb_kvpersistence.store.operations import drive_async, open_store, patience
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, RUN_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -55,13 +56,17 @@ class AsyncTransaction(Generic[S]):
     def __init__(self, store: S, *, lock: bool, timeout: float) -> None:
         self._store = store
         self._lock = lock
-        self._timeout = timeout
+        self._timeout = patience(timeout)
         self._session: AsyncSession | None = None
         self._token: Token[Any] | None = None
         self._outer: ambient.Ambient | None = None
         self._number = -1
+        self._is_open = False
 
     async def __aenter__(self) -> S:
+        if self._is_open:
+            message = "this transaction is open already; call store.transaction() for each block"
+            raise ReentryError(message)
         store = self._store
         self._outer = ambient.find(store.key, store.handle.info)
         if self._outer is not None:
@@ -75,6 +80,7 @@ class AsyncTransaction(Generic[S]):
         self._view = store.bound_to(AsyncBufferedBackend(store.backend.name, self._buffer, perform))
         self._token = ambient.enter(store.key, self._buffer, self._view)
         self._number = ambient.watchman.opened(store)
+        self._is_open = True
         return self._view  # type: ignore[no-any-return]
 
     def _enter_nested(self, outer: ambient.Ambient) -> S:
@@ -82,11 +88,13 @@ class AsyncTransaction(Generic[S]):
             message = "a transaction cannot take the lock half-way; open the outer one with lock=True"
             raise ReentryError(message)
         self._savepoint = outer.buffer.savepoint()
+        self._is_open = True
         return self._store.bound_to(outer.view.backend)  # type: ignore[no-any-return]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_open = False
         if self._outer is not None:
             if kind is not None:
                 self._outer.buffer.roll_back_to(self._savepoint)
@@ -95,6 +103,7 @@ class AsyncTransaction(Generic[S]):
         assert self._token is not None  # noqa: S101 - set on entering
         ambient.leave(self._token)
         commit = self._buffer.commit() if kind is None else None
+        self._buffer.is_over = True
         try:
             commit = leases.fence(self._store.handle.backend, commit)
         except LeaseLostError:
@@ -117,7 +126,11 @@ async def run(store: S, function: Callable[[S], Awaitable[T]]) -> T:
     for attempt in range(RUN_ATTEMPTS):
         try:
             async with AsyncTransaction(store, lock=False, timeout=LOCK_TIMEOUT) as view:
-                return await function(view)
+                result: Any = function(view)
+                if not inspect.isawaitable(result):
+                    message = f"run() of an AsyncStore takes an async function; this gave a {type(result).__name__}"
+                    raise TypeError(message)
+                return cast("T", await result)
         except ConflictError:
             if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key, store.handle.info) is not None:
                 raise

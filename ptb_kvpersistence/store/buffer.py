@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ptb_kvpersistence.backends.base import lifetime
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.errors import ConflictError
+from ptb_kvpersistence.errors import ConflictError, StoreClosedError
 from ptb_kvpersistence.model import (
     ABSENT,
     Absent,
@@ -71,11 +71,13 @@ class Buffer:
     Attributes:
         store: Id of the store.
         is_exclusive: Nobody else can write meanwhile, so reads need no checks.
+        is_over: The transaction has ended: what were written now would be lost.
     """
 
     def __init__(self, store: int, *, is_exclusive: bool, durable: bool) -> None:
         self.store = store
         self.is_exclusive = is_exclusive
+        self.is_over = False
         self._durable = durable
         self._writes: dict[Address, _Write] = {}
         self._reads: dict[Address, Record | None] = {}
@@ -106,7 +108,14 @@ class Buffer:
         return (*reads, *self._ranges.values())
 
     def at_once(self, request: Any) -> Any:
-        """Answer a request that needs nothing from the store, as most writes; None if it is another one."""
+        """Answer a request that needs nothing from the store, as most writes; None if it is another one.
+
+        Raises:
+            StoreClosedError: The transaction has ended.
+        """
+        if self.is_over:
+            message = "the transaction has ended; use the store itself, or begin another one"
+            raise StoreClosedError(message)
         if type(request) is Commit and not request.checks and len(request.mutations) == 1:
             (mutation,) = request.mutations
             return CommitReply((self._put(mutation),)) if type(mutation) is Put else None

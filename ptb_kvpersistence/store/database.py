@@ -10,7 +10,7 @@ from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.model import BotInfo, ListStores, check_name
 from ptb_kvpersistence.store import administration
 from ptb_kvpersistence.store.aio import AsyncStore
-from ptb_kvpersistence.store.operations import Handle, drive, drive_async, open_store
+from ptb_kvpersistence.store.operations import Handle, drive, drive_async, open_store, patience
 from ptb_kvpersistence.store.sync import Store
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Database:
     def __init__(
         self, location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float, durable: bool = False
     ) -> None:
-        self._backend = open_backend(location, timeout=timeout)
+        self._backend = open_backend(location, timeout=patience(timeout))
         self._codec = Codec(types)
         self._durable = durable
         self.name = self._backend.name
@@ -131,7 +131,7 @@ class AsyncDatabase:
     def __init__(
         self, location: str | os.PathLike[str], *, types: Iterable[type] = (), timeout: float, durable: bool = False
     ) -> None:
-        self._backend = open_async_backend(location, timeout=timeout)
+        self._backend = open_async_backend(location, timeout=patience(timeout))
         self._codec = Codec(types)
         self._durable = durable
         self.name = self._backend.name
@@ -254,5 +254,5 @@ def connect_async(
 
 def make_async_store(location: Any, name: str, codec: Codec, *, timeout: float = DEFAULT_TIMEOUT) -> AsyncStore:
     """Make a store that is opened, and created, by its first operation."""
-    backend = open_async_backend(location, timeout=timeout)
+    backend = open_async_backend(location, timeout=patience(timeout))
     return AsyncStore(backend, Handle(name, "ensure", codec, backend))

@@ -20,10 +20,17 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from ptb_kvpersistence.backends.base import lease_lost, now
-from ptb_kvpersistence.errors import BusyError, ConfigurationError, LockTimeoutError, ReentryError, StoreNotFoundError
+from ptb_kvpersistence.errors import (
+    BusyError,
+    ConfigurationError,
+    LeaseLostError,
+    LockTimeoutError,
+    ReentryError,
+    StoreNotFoundError,
+)
 from ptb_kvpersistence.model import AcquireLease, Changes, Commit, Fence, LeaseReply, ReleaseLease, check_name
 from ptb_kvpersistence.store import ambient
-from ptb_kvpersistence.store.operations import milliseconds, open_store
+from ptb_kvpersistence.store.operations import milliseconds, open_store, patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -87,6 +94,9 @@ class Lease:
         Raises:
             LeaseLostError: It is not.
         """
+        if self.is_over:
+            message = f"the lock {self.name!r} was given back at the end of its block; acquire it again"
+            raise LeaseLostError(message)
         if not self.is_held:
             raise lease_lost(self.name)
 
@@ -209,7 +219,7 @@ class Wanted:
         self.handle = handle
         self.name = check_name(name, "lock name")
         self.ttl = milliseconds(ttl, "ttl")
-        self.timeout = timeout
+        self.timeout = patience(timeout)
         if self.ttl < SHORTEST_TTL:
             message = f"a lock needs a ttl of at least {SHORTEST_TTL / 1000:g} s, to be renewed in time"
             raise ConfigurationError(message)

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Q = TypeVar("Q")
+MAX_TIMEOUT: Final = 1e9
+"""Seconds; what waits takes no infinity."""
 MAX_SECONDS: Final = 10_000 * 366 * 86_400
 PAGE: Final = 1000
 """Entries per page of a listing."""
@@ -309,7 +311,7 @@ def lifetime(ttl: object = None, expires_at: object = None) -> Lifetime:
         if not isinstance(expires_at, datetime) or expires_at.tzinfo is None:
             message = "expires_at takes a datetime with a time zone"
             raise ConfigurationError(message)
-        return Lifetime(None, int(expires_at.timestamp() * 1000))
+        return Lifetime(None, max(1, int(expires_at.timestamp() * 1000)))
     return Lifetime(None if ttl is None else milliseconds(ttl, "ttl"))
 
 
@@ -321,9 +323,22 @@ def milliseconds(duration: object, name: str) -> int:
     """
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < MAX_SECONDS:
-        message = f"{name} takes a number of seconds or a timedelta, more than 0"
+        message = f"{name} takes a number of seconds or a timedelta, more than 0 and less than 10,000 years"
         raise ConfigurationError(message)
     return max(1, int(seconds * 1000))
+
+
+def patience(timeout: object) -> float:
+    """Check a number of seconds to wait; 0 or less is not at all.
+
+    Raises:
+        ConfigurationError: It is no number.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout:  # noqa: PLR0124 - nan
+        what = "nan" if isinstance(timeout, float) else type(timeout).__name__
+        message = f"timeout takes a number of seconds, not {what}"
+        raise ConfigurationError(message)
+    return min(timeout, MAX_TIMEOUT)
 
 
 def set_item(
@@ -355,11 +370,9 @@ def _put(scope: Scope, key: object, value: Any, life: Lifetime) -> Put:
     return tuple.__new__(Put, (*address, text, *life))
 
 
-def set_many(
-    scope: Scope, items: Iterable[tuple[object, Any]], life: Lifetime = FOR_EVER
-) -> Generator[Requested[Any], Any, None]:
-    """Write several values, all or none."""
-    puts = [_put(scope, key, value, life) for key, value in items]
+def set_many(scope: Scope, items: Any, life: Lifetime = FOR_EVER) -> Generator[Requested[Any], Any, None]:
+    """Write several values, a mapping or pairs, all or none."""
+    puts = [_put(scope, key, value, life) for key, value in dict(items).items()]
     store = yield from prepare(scope)
     yield Commit(store, tuple(puts), durable=scope.handle.durable)
 
@@ -497,6 +510,23 @@ def pop(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], An
     if default is ABSENT:
         raise _not_found(scope, str(key))
     return default
+
+
+def popitem(scope: Scope) -> Generator[Requested[Any], Any, tuple[str, Any]]:
+    """Delete the first entry and give its key and value; KeyNotFoundError if there is none."""
+    store = yield from prepare(scope)
+    for _ in range(ATTEMPTS):
+        reply: PageReply = yield Page(store, KeyRange(scope.domain), 1)
+        if not reply.items:
+            domain = f"domain {scope.domain!r} of " if scope.domain else ""
+            raise KeyNotFoundError(f"{domain}store {scope.handle.name!r} is empty; ask for its len() first", key="")
+        ((key, record),) = reply.items
+        value = _decode(scope, key, record)
+        check = VersionCheck(scope.domain, key, record.version)
+        done = yield Commit(store, (Delete(scope.domain, key),), (check,), durable=scope.handle.durable)
+        if done.is_committed:
+            return key, value
+    raise _changed(scope, key)
 
 
 def setdefault(scope: Scope, key: object, default: Any) -> Generator[Requested[Any], Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ptb_kvpersistence.model import ABSENT, check_name
@@ -18,6 +19,8 @@ from ptb_kvpersistence.store.watching import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from datetime import datetime, timedelta
+
+    from typing_extensions import Self
 
     from ptb_kvpersistence.backends.base import Backend
     from ptb_kvpersistence.model import KeyRange, Requested
@@ -111,6 +114,10 @@ class Store(MutableMapping[str, Any]):
     def __contains__(self, key: object) -> bool:
         return self._run(operations.contains(self._scope, key))
 
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
     def __len__(self) -> int:
         return self._run(operations.count(self._scope, operations.key_range(self._scope)))
 
@@ -183,10 +190,10 @@ class Store(MutableMapping[str, Any]):
         return self._run(operations.count(self._scope, operations.key_range(self._scope, prefix, start, stop)))
 
     @overload
-    def get(self, key: str, /) -> Any: ...
+    def get(self, key: str) -> Any: ...
     @overload
-    def get(self, key: str, default: T, /) -> Any | T: ...
-    def get(self, key: str, default: Any = None, /) -> Any:
+    def get(self, key: str, default: T) -> Any | T: ...
+    def get(self, key: str, default: Any = None) -> Any:
         """Read a value.
 
         Returns:
@@ -240,7 +247,11 @@ class Store(MutableMapping[str, Any]):
         self, items: Mapping[str, Any], *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
     ) -> None:
         """Write several values, all or none."""
-        self._run(operations.set_many(self._scope, items.items(), operations.lifetime(ttl, expires_at)))
+        self._run(operations.set_many(self._scope, items, operations.lifetime(ttl, expires_at)))
+
+    def update(self, other: Any = (), /, **items: Any) -> None:
+        """Write several values, of a mapping or of pairs, all or none."""
+        self._run(operations.set_many(self._scope, {**dict(other), **items}))
 
     def add(
         self, key: str, value: Any, *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
@@ -289,14 +300,14 @@ class Store(MutableMapping[str, Any]):
 
         Args:
             key: The key.
-            default: What to begin with where there is no entry.
+            default: What to begin with a copy of where there is no entry.
 
         Raises:
             KeyNotFoundError: There is no entry, and no default.
             ConflictError: At the end: somebody else has written the entry meanwhile. Nothing was written.
         """
         entry = self.entry(key)
-        value = (self[key] if default is ABSENT else default) if entry is None else entry.value
+        value = (self[key] if default is ABSENT else deepcopy(default)) if entry is None else entry.value
         yield value
         version = 0 if entry is None else entry.version
         self._run(operations.write_back(self._scope, key, value, version))
@@ -329,6 +340,10 @@ class Store(MutableMapping[str, Any]):
     def pop(self, key: str, default: Any = ABSENT) -> Any:
         """Delete an entry and give its value."""
         return self._run(operations.pop(self._scope, key, default))
+
+    def popitem(self) -> tuple[str, Any]:
+        """Delete the first entry, atomically, and give its key and value; KeyNotFoundError if there is none."""
+        return self._run(operations.popitem(self._scope))
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Give the value, after writing ``default`` where there was none."""

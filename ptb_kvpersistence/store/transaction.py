@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -11,7 +12,7 @@ from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.buffer import Buffer, conflict
 from ptb_kvpersistence.store.face import Face
-from ptb_kvpersistence.store.operations import drive, open_store
+from ptb_kvpersistence.store.operations import drive, open_store, patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,14 +56,18 @@ class Transaction(Generic[S]):
     def __init__(self, store: S, *, lock: bool, timeout: float) -> None:
         self._store = store
         self._lock = lock
-        self._timeout = timeout
+        self._timeout = patience(timeout)
         self._session: Session | None = None
         self._token: Token[Any] | None = None
         self._outer: ambient.Ambient | None = None
         self._number = -1
+        self._is_open = False
         self._pid = process.pid
 
     def __enter__(self) -> S:
+        if self._is_open:
+            message = "this transaction is open already; call store.transaction() for each block"
+            raise ReentryError(message)
         store = self._store
         self._outer = ambient.find(store.key, store.handle.info)
         if self._outer is not None:
@@ -77,6 +82,7 @@ class Transaction(Generic[S]):
         self._view = store.bound_to(BufferedBackend(store.backend.name, self._buffer, perform))
         self._token = ambient.enter(store.key, self._buffer, self._view)
         self._number = ambient.watchman.opened(store)
+        self._is_open = True
         return self._view  # type: ignore[no-any-return]
 
     def _enter_nested(self, outer: ambient.Ambient) -> S:
@@ -84,11 +90,13 @@ class Transaction(Generic[S]):
             message = "a transaction cannot take the lock half-way; open the outer one with lock=True"
             raise ReentryError(message)
         self._savepoint = outer.buffer.savepoint()
+        self._is_open = True
         return self._store.bound_to(outer.view.backend)  # type: ignore[no-any-return]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_open = False
         if self._outer is not None:
             if kind is not None:
                 self._outer.buffer.roll_back_to(self._savepoint)
@@ -99,6 +107,7 @@ class Transaction(Generic[S]):
         assert self._token is not None  # noqa: S101 - set on entering
         ambient.leave(self._token)
         commit = self._buffer.commit() if kind is None else None
+        self._buffer.is_over = True
         try:
             commit = leases.fence(self._store.handle.backend, commit)
         except LeaseLostError:
@@ -116,7 +125,12 @@ def run(store: S, function: Callable[[S], T]) -> T:
     for attempt in range(RUN_ATTEMPTS):
         try:
             with Transaction(store, lock=False, timeout=LOCK_TIMEOUT) as view:
-                return function(view)
+                result = function(view)
+                if inspect.iscoroutine(result):
+                    result.close()
+                    message = "run() of a Store takes a plain function; AsyncStore awaits one that is async"
+                    raise TypeError(message)
+                return result
         except ConflictError:
             if attempt == RUN_ATTEMPTS - 1 or ambient.find(store.key, store.handle.info) is not None:
                 raise

@@ -20,6 +20,9 @@ class _Range:
     def _pairs(self) -> Iterator[tuple[str, Any]]:
         return self._store.pages(self._keys, reverse=self._reverse)
 
+    def __reversed__(self) -> Iterator[Any]:
+        return iter(type(self)(self._store, self._keys, reverse=not self._reverse))  # type: ignore[call-overload,no-any-return]
+
     def __len__(self) -> int:
         return self._store.count(start=self._keys.start, stop=self._keys.stop)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -21,10 +22,10 @@ from ptb_kvpersistence.errors import (
     WatchGapError,
 )
 from ptb_kvpersistence.model import Changes, Sweep
-from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, prepare
+from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, patience, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import Generator
 
     from typing_extensions import Self
 
@@ -143,7 +144,7 @@ class Watch(Iterator[Event]):
     def __init__(self, backend: Backend, scope: Scope, since: int | str | None, timeout: float | None) -> None:
         feed = Feed(scope, since)
         drive(feed.begin(), backend.perform)
-        self._events = _follow(backend, feed, timeout)
+        self._events = _follow(backend, feed, None if timeout is None else patience(timeout))
 
     def __enter__(self) -> Self:
         return self
@@ -180,7 +181,8 @@ def _follow(backend: Backend, feed: Feed, timeout: float | None) -> Generator[Ev
 class AsyncWatch(AsyncIterator[Event]):
     """The changes of a domain, one by one as they come; also an async context manager, which closes it.
 
-    It begins on entering ``async with``, or at its first step where it is used without.
+    It begins on entering ``async with``, or at its first step where it is used without. A step may be cancelled, by
+    ``asyncio.wait_for`` say: the next one goes on.
 
     Raises:
         WatchGapError: When it begins, or later: changes were forgotten, or the store was deleted or made anew.
@@ -189,7 +191,9 @@ class AsyncWatch(AsyncIterator[Event]):
     def __init__(self, backend: AsyncBackend, scope: Scope, since: int | str | None) -> None:
         self._backend = backend
         self._feed = Feed(scope, since)
-        self._events = _follow_async(backend, self._feed)
+        self._is_closed = False
+        self._events: deque[Event] = deque()
+        self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await drive_async(self._feed.begin(), self._backend.perform)
@@ -199,24 +203,26 @@ class AsyncWatch(AsyncIterator[Event]):
         await self.aclose()
 
     async def __anext__(self) -> Event:
-        return await anext(self._events)
+        async with self._turn:
+            await drive_async(self._feed.begin(), self._backend.perform)
+            while not (self._events or self._is_closed):
+                await self._look()
+        if self._is_closed:
+            raise StopAsyncIteration
+        return self._events.popleft()
+
+    async def _look(self) -> None:
+        # A step that is cancelled, by wait_for() say, has lost nothing: the next one begins where it began.
+        token = self._backend.peek(PEEK_AGE)
+        self._events.extend(await drive_async(self._feed.read(), self._backend.perform))
+        swept = time.monotonic()
+        while not (self._events or self._is_closed) and time.monotonic() - swept < SWEEP_EVERY:
+            if token is not None and self._backend.peek(PEEK_AGE) != token:
+                return
+            await asyncio.sleep(POLL)
+            if token is None:
+                return
 
     async def aclose(self) -> None:
         """End it; the next step raises StopAsyncIteration."""
-        await self._events.aclose()
-
-
-async def _follow_async(backend: AsyncBackend, feed: Feed) -> AsyncGenerator[Event, None]:
-    await drive_async(feed.begin(), backend.perform)
-    while True:
-        token = backend.peek(PEEK_AGE)
-        events = await drive_async(feed.read(), backend.perform)
-        for event in events:
-            yield event
-        if events:
-            continue
-        swept = time.monotonic()
-        while time.monotonic() - swept < SWEEP_EVERY and (token is None or backend.peek(PEEK_AGE) == token):
-            await asyncio.sleep(POLL)
-            if token is None:
-                break
+        self._is_closed = True

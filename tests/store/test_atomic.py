@@ -72,6 +72,14 @@ def in_threads(location):
             return list(pool.map(lambda worker: finish(work(stores[worker % 2], worker)), range(WORKERS)))
 
 
+async def take(store):
+    taken = []
+    with suppress(KeyNotFoundError):
+        while True:
+            taken.append((await store.popitem())[0])
+    return taken
+
+
 @pytest.mark.parametrize("run", [in_threads, in_tasks])
 def test_every_operation_is_atomic(location, run):
     with connect(location) as database:
@@ -91,6 +99,17 @@ def test_every_operation_is_atomic(location, run):
         assert "absent" not in store
         assert store["compared"] == store["edited"]["n"] == WORKERS * ROUNDS
         assert store["replaced"] in {(worker, ROUNDS - 1) for worker in range(WORKERS)}
+
+
+def test_each_item_is_popped_once(location):
+    keys = [f"{n:03}" for n in range(WORKERS * ROUNDS)]
+    with connect(location) as database:
+        store = database.create("shop")
+        store.update((key, None) for key in keys)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            taken = list(pool.map(lambda _: finish(take(SyncStore(store))), range(WORKERS)))
+    assert all(part == sorted(part) for part in taken)
+    assert sorted(key for part in taken for key in part) == keys
 
 
 def test_get_many_and_a_listing_show_one_state(location):
@@ -125,8 +144,8 @@ def test_get_many_and_a_listing_show_one_state(location):
 
 # --- the faces ---
 
-ONLY_SYNC = {"pages", "popitem", "update"}
-"""What a mapping has, and how it goes through pages."""
+ONLY_SYNC = {"pages"}
+"""How it goes through pages."""
 ONLY_ASYNC = {"contains", "info"}
 """In the place of ``in``, and what the other face knows without waiting."""
 

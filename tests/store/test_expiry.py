@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timezone
 
 import pytest
 
-from ptb_kvpersistence.errors import KeyNotFoundError
+from ptb_kvpersistence.errors import KeyNotFoundError, WatchGapError
 from ptb_kvpersistence.model import Sweep
 from ptb_kvpersistence.testing.faces import SyncStore
 
@@ -131,6 +133,20 @@ async def test_keep_survives_reopening(file, clock):
         assert len(orders) == 0
 
 
+async def test_keep_is_rolled_back_with_an_exclusive_transaction(store, rival, clock):
+    rival.domain("orders", keep=20)["old"] = 1
+    for name in ("orders", "others"):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            async with store.transaction(lock=True):
+                await store.domain(name, keep=10).set("k", 1)
+                raise ZeroDivisionError
+        rival.domain(name)["l"] = 1
+    async with store.transaction(lock=True):
+        await store.domain("kept", keep=10).set("k", 1)
+    clock.advance(10)
+    assert [len(rival.domain(name)) for name in ("orders", "others", "kept")] == [2, 1, 0]
+
+
 # --- sweeping and the feed ---
 
 
@@ -151,6 +167,33 @@ async def test_commits_sweep_now_and_then(file, clock, monkeypatch):
         (change, _) = sorted(store.watch(since=0, timeout=0), key=lambda event: event.key)
         assert change.is_deleted
         assert await sweep(SyncStore(store)) == 0, "it was swept already"
+
+
+def stored(file):
+    with closing(sqlite3.connect(file)) as reader:
+        return reader.execute("SELECT count(value), count(*) FROM entries").fetchone()
+
+
+def test_sweeping_keeps_up_with_what_expires(file, clock, monkeypatch):
+    from ptb_kvpersistence import connect
+
+    monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.engine.SWEEP_ON", 0)
+    monkeypatch.setattr("ptb_kvpersistence.backends.sqlite.writes.TOMBSTONE_LIFETIME", 20_000)
+    with connect(file) as database:
+        database.create("shop").set_many({f"{n}": n for n in range(1000)}, ttl=10)
+    clock.advance(10)
+    with connect(file) as database:  # as a script does that writes once and ends
+        database.store("shop")["k"] = 1
+        assert stored(file) == (801, 1001), "one step"
+        for n in range(6):
+            database.store("shop")["k"] = n
+        assert stored(file) == (1, 1001)
+    clock.advance(21)
+    with connect(file) as database:
+        database.store("shop")["k"] = 1
+        assert stored(file) == (1, 801), "tombstones go step by step too"
+        with pytest.raises(WatchGapError):
+            next(database.store("shop").watch(since=1))
 
 
 # --- what a persistence holds ---

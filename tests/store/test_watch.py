@@ -203,6 +203,19 @@ def test_the_horizon_passes_a_watcher_that_sleeps(rival_of, clock):
         next(watch)
 
 
+async def test_a_step_that_was_cancelled_loses_nothing(location):
+    async with connect_async(location) as database:
+        store = await database.create("shop")
+        async with store.watch() as changes:
+            for n in range(3):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(anext(changes), 0.05)
+                await store.set("k", n)
+                assert (await asyncio.wait_for(anext(changes), 2)).value == n
+        with pytest.raises(StopAsyncIteration):
+            await anext(changes)
+
+
 # --- the end of a watcher ---
 
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 
 import pytest
 
+from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.errors import (
     ConfigurationError,
     EncodeError,
     InvalidKeyError,
+    LeaseLostError,
+    ReentryError,
     StoreClosedError,
     StoreExistsError,
     StoreNotFoundError,
@@ -22,6 +26,12 @@ from ptb_kvpersistence.testing.faces import SyncStore, collect
 
 KEYS = [None, 1, 1.5, b"k", ("k",), object, "", "\0", "a\0b", "\ud800", "k" * 1025, "é" * 513]
 NAMES = [None, 1, b"k", "\0", "\ud800", "k" * 1025]
+
+
+class Color(str, Enum):
+    RED = "red"
+
+
 KEPT = {"k": [1], "n": 1}
 
 
@@ -220,8 +230,103 @@ async def test_what_is_given_is_the_callers_copy(place):
     assert await place.get("k") == [1]
 
 
+async def test_the_default_of_an_edit_stays_as_it_is(store):
+    default = {"visits": []}
+    for key in ("one", "two"):
+        async with store.edit(key, default) as value:
+            value["visits"].append(key)
+    assert default == {"visits": []}
+    assert await store.pop("one") == {"visits": ["one"]}
+    assert await store.pop("two") == {"visits": ["two"]}
+
+
+async def test_an_update_is_made_whole_or_not_at_all(place):
+    def pairs():
+        yield "a", 1
+        raise ZeroDivisionError
+
+    for wrong, error in (
+        ({"a": 1, "": 2}, InvalidKeyError),
+        ({"a": 1, "b": object()}, EncodeError),
+        (pairs(), ZeroDivisionError),
+        (1, TypeError),
+    ):
+        with pytest.raises(error):
+            await place.update(wrong)
+    for wrong in (None, [1]):
+        with pytest.raises(TypeError):
+            await place.set_many(wrong)
+
+
+def test_joining_in_place(rival):
+    store = rival
+    store |= [("a", 1)]
+    assert store is rival
+    assert (store.pop("a"), list(reversed(store.keys()))) == (1, ["n", "k"])
+
+
+async def test_a_key_that_is_an_enum_member_is_its_text(store):
+    await store.set(Color.RED, 1)
+    assert await store.pop("red") == 1
+
+
+@pytest.mark.parametrize("timeout", ["1", None, True, float("nan"), timedelta(1)])
+async def test_wrong_timeouts(store, location, timeout):
+    with pytest.raises(ConfigurationError, match="timeout takes a number of seconds"):
+        store.transaction(lock=True, timeout=timeout)
+    with pytest.raises(ConfigurationError, match="timeout takes a number of seconds"):
+        store.lock("name", timeout=timeout)
+    with pytest.raises(ConfigurationError, match="timeout takes a number of seconds"):
+        connect(location, timeout=timeout)
+
+
+def test_a_function_of_the_other_face(rival):
+    async def grow(view):
+        view["n"] = 2
+
+    with pytest.raises(TypeError, match="plain function"):
+        rival.run(grow)
+
+
+async def test_a_plain_function_is_not_awaited(location, rival):
+    async with connect_async(location) as database:
+        store = await database.store("shop")
+        with pytest.raises(TypeError, match="takes an async function; this gave a NoneType"):
+            await store.run(lambda _view: None)
+
+
+async def test_a_lease_that_was_given_back(store):
+    async with store.lock("name") as lease:
+        lease.check()
+    with pytest.raises(LeaseLostError, match="was given back"):
+        lease.check()
+
+
+async def test_a_transaction_that_has_ended(store):
+    async with store.transaction() as view:
+        pass
+    for late in (view.set("k", 2), view.get("k"), view.increment("n")):
+        with pytest.raises(StoreClosedError, match="the transaction has ended"):
+            await late
+
+
+async def test_a_transaction_that_is_open_already(store):
+    transaction = store.transaction()
+    async with transaction as view:
+        await view.set("a", 1)
+        with pytest.raises(ReentryError, match="is open already"):
+            async with transaction:
+                pass
+    async with transaction:
+        assert await store.pop("a") == 1
+
+
+async def test_what_expired_before_the_epoch_is_not_shown(store):
+    await store.set("old", 1, expires_at=datetime(1, 1, 1, tzinfo=timezone.utc))
+    assert await store.get("old") is None
+
+
 def test_names_of_stores(location):
-    from ptb_kvpersistence import connect
 
     with connect(location) as database:
         for name in [*NAMES, ""]:
@@ -235,8 +340,6 @@ def test_names_of_stores(location):
 
 
 async def test_after_closing(store, location):
-    from ptb_kvpersistence import connect, connect_async
-
     if isinstance(store, SyncStore):
         with connect(location) as database:
             closed = SyncStore(database.store("shop"))

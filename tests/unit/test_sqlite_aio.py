@@ -110,6 +110,16 @@ async def test_close_is_for_good(backend, store):
     assert no_workers()
 
 
+async def test_closing_inside_an_exclusive_session(backend, store, path):
+    session = await backend.exclusive(store, 5.0)
+    await backend.close()
+    with pytest.raises(StoreClosedError, match=r"was closed"):
+        await session.perform(ListStores())
+    with pytest.raises(StoreClosedError, match=r"was closed"):
+        await session.end(Commit(store, (Put("d", "k", b"1"),)))
+    assert keys(path) == set()
+
+
 async def test_reading_goes_on_while_a_commit_takes_its_time(backend, store, path, monkeypatch):
     await backend.perform(ListStores())
     lane = backend._lane("writes")
@@ -183,6 +193,34 @@ def test_two_loops_at_the_same_time(path):
         thread.join()
     asyncio.run(backend.close())
     assert len(keys(path)) == 40
+    assert no_workers()
+
+
+def test_loops_that_come_and_go_in_several_threads(path):
+    backend = AsyncSQLiteBackend(path)
+    store = asyncio.run(backend.perform(OpenStore("shop", "create"))).id
+    failures = []
+
+    async def write(key):
+        await backend.perform(put(store, key))
+        session = await backend.exclusive(store, 5.0)
+        await session.end(None)
+
+    def work(name):
+        try:
+            for number in range(15):
+                asyncio.run(write(f"{name}{number}"))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    asyncio.run(backend.close())
+    assert failures == []
+    assert len(keys(path)) == 60
     assert no_workers()
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy, retry_busy_async
 from ptb_kvpersistence.backends.memory.engine import MemoryEngine, named_engine
-from ptb_kvpersistence.errors import BusyError, LockTimeoutError, ReentryError, StoreClosedError
+from ptb_kvpersistence.errors import BusyError, LockTimeoutError, ReentryError, StoreClosedError, StoreNotFoundError
+from ptb_kvpersistence.model import ListDomains, SetDomain
 
 if TYPE_CHECKING:
     from ptb_kvpersistence.model import Commit, R, Requested
@@ -156,19 +159,32 @@ class _Session:
     def __init__(self, backend: _Shared, caller: object) -> None:
         self._backend = backend
         self._caller = caller
+        self._settings: list[SetDomain] = []
 
     def perform(self, request: Requested[R]) -> R:
-        """Perform a reading request."""
+        """Perform a reading request, or one that the end may yet undo."""
+        if isinstance(request, SetDomain):
+            self._settings.append(self._as_it_is(request))
         return self._backend.engine.perform(request, self)
+
+    def _as_it_is(self, request: SetDomain) -> SetDomain:
+        domains = self._backend.engine.perform(ListDomains(request.store), self)
+        return replace(request, keep=dict(domains).get(request.domain))
 
     def end(self, commit: Commit | None) -> None:
         """Apply a commit, if given, and let the others go on."""
         self._backend.forget(self._caller)
         try:
-            if commit is not None:
-                self._backend.engine.perform(commit, self)
+            if commit is not None and self._backend.engine.perform(commit, self).is_committed:
+                self._settings.clear()
         finally:
+            self._undo()
             self._backend.engine.end()
+
+    def _undo(self) -> None:
+        with suppress(StoreNotFoundError):
+            while self._settings:
+                self._backend.engine.perform(self._settings.pop(), self)
 
 
 class _AsyncSession:

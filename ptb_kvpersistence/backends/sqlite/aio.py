@@ -149,10 +149,13 @@ class AsyncSQLiteBackend:
             inherited.extend((*self._lanes.values(), *self._free.values(), *self._holders.values(), self._peeker))
             self._free, self._holders = {}, {}
             self._lanes, self._peeker, self._pid = {}, None, os.getpid()
-        for key in [key for key in self._lanes if key[0].is_closed()]:
-            self._lanes.pop(key).stop()
-        for loop in [loop for loop in self._free if loop.is_closed()]:
-            for lane in self._free.pop(loop):
+        # Loops of other threads come and go meanwhile.
+        for key in [key for key in list(self._lanes) if key[0].is_closed()]:
+            left = self._lanes.pop(key, None)
+            if left is not None:
+                left.stop()
+        for loop in [loop for loop in list(self._free) if loop.is_closed()]:
+            for lane in self._free.pop(loop, ()):
                 lane.stop()
 
     def peek(self, max_age: float = 0.0) -> object | None:  # noqa: ARG002 - an answer is never late
@@ -229,13 +232,19 @@ class _Session:
 
     async def perform(self, request: Requested[R]) -> R:
         """Perform a reading request."""
+        self._refuse_closed()
         return await self.lane.perform(request)
+
+    def _refuse_closed(self) -> None:
+        if self.lane.is_stopped:
+            raise closed(self._backend.name)
 
     async def end(self, commit: Commit | None) -> None:
         """Apply a commit, if given, and let the others go on; done to the end though the caller is cancelled."""
         await asyncio.shield(asyncio.ensure_future(self._end(commit)))
 
     async def _end(self, commit: Commit | None) -> None:
+        self._refuse_closed()
         try:
             await self.lane.perform(engine.EndExclusive(commit))
         finally:
@@ -246,7 +255,11 @@ _abandoning: set[asyncio.Task[None]] = set()
 
 
 class _Lane:
-    """One worker thread with one connection, for one event loop."""
+    """One worker thread with one connection, for one event loop.
+
+    Attributes:
+        is_stopped: It was ended in the middle of what it did.
+    """
 
     _abandoned: Final[list[object]] = []
 
@@ -257,6 +270,7 @@ class _Lane:
         self._failure: Exception | None = None
         self._connection: aiosqlite.Connection | None = None
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
+        self.is_stopped = False
 
     async def perform(self, request: Requested[R]) -> R:
         opening = self._opening
@@ -301,6 +315,7 @@ class _Lane:
 
     def stop(self) -> None:
         """End the worker from any thread, without a loop."""
+        self.is_stopped = True
         connection, self._connection = self._connection, None
         if connection is None:
             return

@@ -59,6 +59,8 @@ SWEEP_EVERY: Final = 30.0
 """Seconds between two sweeps of a connection that commits."""
 SWEEP_STEP: Final = 200
 """Entries per sweep."""
+SWEEP_ON: Final = 0.05
+"""Seconds until the next one where that was not enough."""
 
 SWEEP_FEED_AFTER: Final = 1000
 """Mutations of a connection after which it sweeps the feed without waiting for the time."""
@@ -177,7 +179,8 @@ class Engine:
             EndExclusive: lambda request: self.end_exclusive(request.commit),
         }
         self._writer_lock = WriterLock(connection, path)
-        self._swept_at = time.monotonic()
+        self._sweep_due = 0.0  # at the first commit: a script may end before another one
+        self._feed_due = time.monotonic() + SWEEP_EVERY
         self._unswept = 0
         self._in_session = False
 
@@ -391,12 +394,14 @@ class Engine:
         """Sweep a little, in the shadow of a commit, once in a while."""
         if self._connection.in_transaction:
             return
-        is_due = time.monotonic() >= self._swept_at + SWEEP_EVERY
+        now = time.monotonic()
         with contextlib.suppress(sqlite3.Error):
-            if is_due:
-                self._swept_at = time.monotonic()
-                self._sweep(Sweep(SWEEP_STEP))
-            if is_due or self._unswept >= SWEEP_FEED_AFTER:
+            if now >= self._sweep_due:
+                self._sweep_due = now + SWEEP_EVERY
+                if self._sweep(Sweep(SWEEP_STEP)) >= SWEEP_STEP:
+                    self._sweep_due = now + SWEEP_ON
+            if now >= self._feed_due or self._unswept >= SWEEP_FEED_AFTER:
+                self._feed_due = now + SWEEP_EVERY
                 unswept, self._unswept = self._unswept, 0
                 with self._writing():
                     self._writes.sweep_feed(3 * unswept)

@@ -149,21 +149,23 @@ class Writes:
         )
 
     def sweep(self, limit: int, now: int) -> int:
-        """Turn expired entries into tombstones, and drop tombstones and commits' ids that are old."""
+        """Turn expired entries into tombstones, and drop tombstones and commits' ids that are old; few at a time."""
         expired = self._execute(
             "SELECT store, domain, key FROM entries WHERE expires_at <= ? LIMIT ?", (now, limit)
         ).fetchall()
         for version, (store, domain, key) in enumerate(expired, self._reads.head() + 1):
             self._execute(_PUT, (version, store, domain, key, None, now, None, None))
-        old = (now - TOMBSTONE_LIFETIME,)
-        self._execute(
-            "UPDATE stores SET horizon = max(horizon, coalesce((SELECT max(version) FROM entries"
-            " WHERE store = stores.id AND value IS NULL AND updated_at < ?), 0))",
-            old,
-        )
-        dropped = self._execute("DELETE FROM entries WHERE value IS NULL AND updated_at < ?", old)
-        self._execute("DELETE FROM commits WHERE committed_at < ?", old)
-        return len(expired) + dropped.rowcount
+        old = now - TOMBSTONE_LIFETIME
+        dropped = self._execute(
+            "SELECT entry, store, version FROM entries WHERE value IS NULL AND updated_at < ?"
+            " ORDER BY updated_at LIMIT ?",
+            (old, limit),
+        ).fetchall()
+        for entry, store, version in dropped:
+            self._execute("UPDATE stores SET horizon = max(horizon, ?) WHERE id = ?", (version, store))
+            self._execute("DELETE FROM entries WHERE entry = ?", (entry,))
+        self._execute("DELETE FROM commits WHERE committed_at < ?", (old,))
+        return len(expired) + len(dropped)
 
     def sweep_feed(self, most: int) -> int:
         """Drop rows of the feed that no longer are their entry's latest change; a piece of it, drawn at random.
