@@ -25,7 +25,7 @@ from ptb_kvpersistence.model import Changes, Sweep
 from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, patience, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from typing_extensions import Self
 
@@ -38,8 +38,11 @@ POLL: Final = 0.02
 PEEK_AGE: Final = 1.0
 """Seconds by which a server's notification channel may have died unnoticed."""
 SWEEP_EVERY: Final = 1.0
-"""Seconds between two sweeps by a watcher, so that expiry shows."""
+"""Seconds between two sweeps by a watcher, so that expiry shows also of what it has not seen written."""
+MOST_EXPIRING: Final = 1000
+"""Keys of which a watcher remembers when they expire, so that it shows at once."""
 PAGE: Final = 500
+_NEVER: Final = float("inf")
 
 
 class Event(NamedTuple):
@@ -69,6 +72,8 @@ class Feed:
         self._scope = scope
         self._incarnation, self._since = _parse(since)
         self._swept_at = time.monotonic()
+        self._expiring: dict[str, int] = {}
+        self._expires_at: float = _NEVER
         self._has_begun = False
 
     def begin(self) -> Generator[Requested[Any], Any, None]:
@@ -85,8 +90,8 @@ class Feed:
     def read(self) -> Generator[Requested[Any], Any, list[Event]]:
         """Read the next page of changes."""
         store = yield from prepare(self._scope)
-        if time.monotonic() - self._swept_at >= SWEEP_EVERY:
-            self._swept_at = time.monotonic()
+        if self.is_due():
+            self._swept()
             with suppress(BusyError, ReentryError, ReadOnlyError):  # the next time, then
                 yield Sweep(PAGE)
         assert self._since is not None  # noqa: S101 - set by begin
@@ -98,8 +103,27 @@ class Feed:
         self._check(reply.incarnation, reply.horizon, reply.head)
         now = time.time() * 1000
         events = [self._event(change, now, reply.incarnation) for change in reply.changes]
+        self._note_expiry(reply.changes)
         self._since = max(self._since, reply.head)
         return events
+
+    def is_due(self) -> bool:
+        """Tell whether to read though nothing was written, since something may have expired."""
+        return time.monotonic() - self._swept_at >= SWEEP_EVERY or time.time() * 1000 >= self._expires_at
+
+    def _swept(self) -> None:
+        self._swept_at, now = time.monotonic(), time.time() * 1000
+        # Where another clock decides that it is too early, the next sweep will do.
+        self._expiring = {key: at for key, at in self._expiring.items() if at > now}
+        self._expires_at = min(self._expiring.values(), default=_NEVER)
+
+    def _note_expiry(self, changes: Sequence[Any]) -> None:
+        for change in changes:
+            self._expiring.pop(change.key, None)
+            if change.value is not None and change.expires_at is not None and len(self._expiring) < MOST_EXPIRING:
+                self._expiring[change.key] = change.expires_at
+        if changes:
+            self._expires_at = min(self._expiring.values(), default=_NEVER)
 
     def _check(self, incarnation: str, horizon: int, head: int) -> None:
         if self._incarnation not in (None, incarnation):
@@ -169,8 +193,7 @@ def _follow(backend: Backend, feed: Feed, timeout: float | None) -> Generator[Ev
             yield from events
             seen = time.monotonic()
             continue
-        swept = time.monotonic()
-        while time.monotonic() - swept < SWEEP_EVERY and (token is None or backend.peek(PEEK_AGE) == token):
+        while not feed.is_due() and (token is None or backend.peek(PEEK_AGE) == token):
             if timeout is not None and time.monotonic() - seen >= timeout:
                 return
             time.sleep(POLL)
@@ -215,8 +238,7 @@ class AsyncWatch(AsyncIterator[Event]):
         # A step that is cancelled, by wait_for() say, has lost nothing: the next one begins where it began.
         token = self._backend.peek(PEEK_AGE)
         self._events.extend(await drive_async(self._feed.read(), self._backend.perform))
-        swept = time.monotonic()
-        while not (self._events or self._is_closed) and time.monotonic() - swept < SWEEP_EVERY:
+        while not (self._events or self._is_closed or self._feed.is_due()):
             if token is not None and self._backend.peek(PEEK_AGE) != token:
                 return
             await asyncio.sleep(POLL)
