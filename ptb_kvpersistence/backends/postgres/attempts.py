@@ -21,7 +21,6 @@ from ptb_kvpersistence.backends.postgres.schema import (
     fill,
     is_ready,
     lock_key,
-    quoted,
 )
 from ptb_kvpersistence.errors import BusyError, DatabaseError, LockTimeoutError, ReentryError
 from ptb_kvpersistence.model import (
@@ -234,10 +233,8 @@ def preparing(location: Location, client_side_pid: int) -> Generator[list[Statem
         yield [(sql.BEGIN_WRITE, ()), (settings, parameters), (sql.LOCK_SCHEMA, (lock_key(schema),))]
         ready, has_schema, has_tables = yield from _look_at_format(location, schema)
         if not ready:
-            made = [] if has_schema else [f"CREATE SCHEMA {quoted(schema)}"]
-            yield [
-                (statement.replace("%", "%%"), ()) for statement in (*made, *creation(schema, has_tables=has_tables))
-            ]
+            made = [] if has_schema else [fill("CREATE SCHEMA {s}", schema)]
+            yield [(statement, ()) for statement in (*made, *creation(schema, has_tables=has_tables))]
         yield [(sql.END, ())]
     return Prepared(Jobs(schema, location.name), is_pooled)
 
