@@ -111,10 +111,10 @@ class AsyncStore:
         """Take a named lock, across processes: ``async with store.lock("report") as lease:``.
 
         It keeps out those who take the same lock, and nobody else; it belongs to the store, whatever the domain. It is
-        renewed while it is held, and free at once when its process dies. Where it could not be renewed in time, since
-        the process was frozen or the machine asleep, it may have been taken by somebody else: then the writes of this
-        task to this store inside the block raise LeaseLostError and write nothing. Take it outside of
-        transactions, and begin these inside.
+        renewed while it is held. When its process dies it is free at once in an SQLite file, and on a server after
+        ``ttl``. Where it could not be renewed in time, since the process was frozen or the machine asleep, it may have
+        been taken by somebody else: then the writes of this task to this store inside the block raise LeaseLostError
+        and write nothing. Take it outside of transactions, and begin these inside.
 
         Args:
             name: Of the lock.

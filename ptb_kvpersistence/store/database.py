@@ -229,7 +229,8 @@ def connect(
     """Connect to a database for scripts and threads.
 
     Args:
-        location: Path of an SQLite file, or a URL: ``sqlite:///file.db``, ``memory:``, ``memory:name``.
+        location: Path of an SQLite file, or a URL: ``sqlite:///file.db``, ``memory:``, ``memory:name``,
+            ``postgresql://user:password@host/database``, ``redis://user:password@host/0``.
         types: Classes whose instances may be stored, besides those the codec knows.
         timeout: Seconds to wait for a database that somebody else has locked.
         durable: Have each write wait for the disk, so that it survives loss of power too; any write survives the end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -27,6 +28,17 @@ async def test_keys_are_ordered_by_code_point_whatever_the_database_thinks(store
     wrong = {(table, column) for table, column, collation in columns if collation != "C" and column not in free}
     assert wrong == set()
     assert {("kv_entries", "key"), ("kv_entries", "domain"), ("kv_stores", "name")} <= {row[:2] for row in columns}
+
+
+@pytest.mark.parametrize("name", ["a\"b'c", "per%cent %s %%s", "{s} {t}", "back\\slash", "\u00e9" * 31])
+async def test_a_schema_may_be_called_anything(connect_to, schema, name):
+    url = schema.url.partition("?schema=")[0] + f"?schema={quote(name)}"
+    schema.name = name.replace('"', '""')
+    store = (await connect_to(url).perform(OpenStore("shop", "ensure"))).id
+    assert (await connect_to(url).perform(Commit(store, (Put("", "k", b"1"),)))).is_committed
+    (record,) = await connect_to(url).perform(GetMany(store, (("", "k"),)))
+    assert record.value == b"1"
+    assert schema.rows("SELECT key FROM kv_entries") == [("k",)]
 
 
 async def test_another_isolation_by_default_changes_nothing(connect_to, schema, monkeypatch):

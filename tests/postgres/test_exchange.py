@@ -11,6 +11,7 @@ import pytest
 from ptb_kvpersistence.backends.postgres import exchange
 from ptb_kvpersistence.backends.postgres.connection import connect, connect_async
 from ptb_kvpersistence.backends.postgres.location import locate
+from ptb_kvpersistence.backends.postgres.routines import REVISION
 from ptb_kvpersistence.backends.postgres.schema import FORMAT
 from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.model import Address, Commit, GetMany, OpenStore, Put, VersionCheck
@@ -254,7 +255,7 @@ async def test_functions_of_an_older_package_are_made_anew(connect_to, backend, 
     newer = connect_to(schema.url)
     assert (await newer.perform(OpenStore("shop", "open"))).id == store
     assert schema.rows(plans) == [(2,)]
-    assert schema.rows("SELECT number, revision FROM kv_format") == [(FORMAT, 2)]
+    assert schema.rows("SELECT number, revision FROM kv_format") == [(FORMAT, REVISION)]
     for one in (newer, backend):
         (record,) = await one.perform(GetMany(store, (Address("d", "k"),)))
         assert (

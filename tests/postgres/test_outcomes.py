@@ -9,6 +9,7 @@ import pytest
 
 from ptb_kvpersistence.backends.postgres.attempts import Deadline, performing
 from ptb_kvpersistence.backends.postgres.failures import Failed, Verdict
+from ptb_kvpersistence.backends.postgres.jobs import Claim
 from ptb_kvpersistence.errors import (
     BusyError,
     DatabaseError,
@@ -53,6 +54,10 @@ async def remote(connect_to, schema, proxy, store):
 
 def cut(proxy, when, text, times=1):
     proxy.cut(when, text.encode(), times)
+
+
+def broken():
+    return Failed(Verdict.BROKEN, DatabaseUnavailableError("it broke"), was_sent=True)
 
 
 async def history(backend, store):
@@ -220,22 +225,43 @@ async def test_a_late_original_is_not_applied_after_somebody_gave_up(remote, bac
 
 
 def test_an_original_that_fits_before_its_id_is_used_up_was_applied():
-    commit, broken = (
-        Commit(1, (Put("d", "k", b"1"),), (VersionCheck("d", "k", 0),)),
-        DatabaseUnavailableError("it broke"),
-    )
+    commit = Commit(1, (Put("d", "k", b"1"),), (VersionCheck("d", "k", 0),))
     steps = performing(commit, "somewhere", Deadline.after(5))
     first = next(steps)
-    assert steps.throw(Failed(Verdict.BROKEN, broken, was_sent=True)).seconds < 1
+    assert steps.throw(broken()).seconds < 1
     second = steps.send(None)
     assert (second.request, first.again, second.again) == (first.request, False, True)
     claim = steps.send(CommitReply(conflicts={Address("d", "k"): None}))
-    assert (claim.request.id, claim.request.mutations, claim.again) == (first.request.id, (), False)
-    third = steps.send(CommitReply(applied_before=True))
+    assert claim.request == Claim(1, first.request.id)
+    third = steps.send(True)
     assert third == second
     with pytest.raises(StopIteration) as caught:
         steps.send(CommitReply((7,)))
     assert caught.value.value == CommitReply((7,))
+
+
+def test_a_refused_commit_whose_id_may_be_used_up_is_not_sent_again():
+    """It would find its own id, and take itself for applied."""
+    steps = performing(Commit(1, (Put("d", "k", b"1"),), (VersionCheck("d", "k", 0),)), "somewhere", Deadline.after(5))
+    next(steps)
+    steps.throw(broken())
+    second = steps.send(None)
+    refused = CommitReply(conflicts={Address("d", "k"): None})
+    claim = steps.send(refused)
+    for _ in range(2):
+        assert steps.throw(broken()).seconds < 1
+        assert steps.send(None) == claim != second
+    with pytest.raises(StopIteration) as caught:
+        steps.send(False)
+    assert caught.value.value is refused
+
+
+async def test_a_claim_finds_what_was_applied(backend, store):
+    for mutations in ((Put("d", "n", b"1"),), (Delete("d", "no"),), ()):
+        await backend.perform(Commit(store, mutations, (), f"id-{len(mutations)}"))
+        assert [await backend.perform(Claim(store, f"id-{len(mutations)}")) for _ in range(2)] == [True, True]
+    assert [await backend.perform(Claim(store, "id-x")) for _ in range(2)] == [False, False]
+    assert (await backend.perform(Commit(store, (Put("d", "n", b"2"),), (), "id-x"))).applied_before
 
 
 # --- the server itself ---

@@ -394,6 +394,31 @@ async def test_the_server_restarts_while_somebody_has_a_session(connect, own_ser
         await end(session, Commit(store, (Put("d", "n", b"mine"),)))
 
 
+async def test_a_session_waits_for_a_server_that_comes_back(connect, own_server, url):
+    subject = connect(url, timeout=0.3)
+    store = await prepared(subject)
+    await end(await begin(subject, store), None)
+    own_server.kill()
+    with pytest.raises(DatabaseUnavailableError, match="did not answer within"):
+        await begin(subject, store, 0.3)
+    starting = threading.Timer(0.3, own_server.start)
+    starting.start()
+    await end(await begin(subject, store, 20), None)
+    starting.join()
+
+
+async def test_a_session_on_a_deaf_server_is_given_up(connect, own_server, url):
+    subject = connect(url, timeout=0.5)
+    store = await prepared(subject)
+    own_server.freeze()
+    try:
+        with pytest.raises(DatabaseUnavailableError, match="did not answer within"):
+            await begin(subject, store, 0.5)
+    finally:
+        own_server.thaw()
+    await end(await begin(subject, store, 5), None)
+
+
 async def test_sessions_of_two_stores_do_not_meet(connect, url):
     subject = connect(url)
     shop = await prepared(subject)

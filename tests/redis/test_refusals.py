@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import traceback
 
 import pytest
 
@@ -220,6 +221,18 @@ async def test_a_commit_that_is_too_large(connect, url, monkeypatch):
 def test_urls_that_make_no_sense(url, opens):
     with pytest.raises(ConfigurationError):
         opens(url.replace("://", "://user:secret@", 1))
+
+
+@pytest.mark.parametrize(
+    "password", ["s3/cret", "1/cret", "s3#cret", "s3?cret", "s3[cret", "s3/c@cret", "s3cret\u2100"]
+)
+@pytest.mark.parametrize("url", ["redis://:{}@host/0", "rediss+cluster://me:{}@host1,host2", "redis://me:{}"])
+def test_a_password_that_tears_the_url_apart_is_not_shown(url, password):
+    with pytest.raises(ConfigurationError) as caught:
+        open_backend(url.format(password))
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "s3" not in shown
+    assert "cret" not in shown
 
 
 def test_what_a_url_says():

@@ -30,7 +30,7 @@ from ptb_kvpersistence.backends.postgres.attempts import (
 from ptb_kvpersistence.backends.postgres.channel import Channel
 from ptb_kvpersistence.backends.postgres.connection import AsyncConnection, LateError, connect_async, finish
 from ptb_kvpersistence.backends.postgres.failures import Failed
-from ptb_kvpersistence.backends.postgres.jobs import identified
+from ptb_kvpersistence.backends.postgres.jobs import Claim, identified
 from ptb_kvpersistence.backends.postgres.location import locate
 from ptb_kvpersistence.backends.postgres.pool import inherited
 from ptb_kvpersistence.backends.postgres.sync import PostgresBackend
@@ -345,9 +345,10 @@ class _Session:
             if not failure.was_sent:
                 raise failure.error from failure.__cause__
             finish(self.connection)
-            backend, claim = self._backend, Commit(commit.store, (), (), commit.id)
+            backend, claim = self._backend, Claim(commit.store, commit.id)
             deadline = Deadline.after(backend._timeout)  # noqa: SLF001 - as one
-            resolved(await self._here.runner.drive(claim, deadline), backend.name, failure)
+            is_applied = await self._here.runner.drive(claim, deadline)
+            resolved(backend.name, failure, is_applied=is_applied)
 
     async def _roll_back(self) -> None:
         if self.connection.closed:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ptb_kvpersistence.backends.base import pauses
 from ptb_kvpersistence.backends.postgres import statements as sql
 from ptb_kvpersistence.backends.postgres.failures import Failed, Verdict, unknown
-from ptb_kvpersistence.backends.postgres.jobs import OWN_ID, Jobs, identified, limits
+from ptb_kvpersistence.backends.postgres.jobs import OWN_ID, Claim, Jobs, identified, limits
 from ptb_kvpersistence.backends.postgres.schema import (
     LOOK,
     check_server,
@@ -21,7 +21,6 @@ from ptb_kvpersistence.backends.postgres.schema import (
     fill,
     is_ready,
     lock_key,
-    quoted,
 )
 from ptb_kvpersistence.errors import BusyError, DatabaseError, LockTimeoutError, ReentryError
 from ptb_kvpersistence.model import (
@@ -58,7 +57,7 @@ SWEEP_STEP: Final = 200
 """Entries per sweep."""
 REPEATS: Final = 10
 """How often the server may ask for a repetition."""
-_WRITES: Final = frozenset({Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})
+_WRITES: Final = frozenset({Claim, Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep})
 
 
 @dataclass
@@ -149,20 +148,23 @@ def performing(request: Any, place: str, deadline: Deadline) -> Generator[Attemp
     gate = getattr(request, "store", None) if lane in ("writes", "sessions") else None
     request = identified(request)
     is_sent, repeats, patience = False, 0, monotonic() + PATIENCE
+    refused: CommitReply | None = None
     waiting = pauses(max(0.0, deadline.io_at - monotonic()))
     while True:
         try:
-            reply = yield Attempt(request, is_sent, lane, gate)
-            if is_sent and _may_still_fit(request, reply):
-                # What was sent first may come late, when it no longer conflicts; so its id is used up.
-                claim = Commit(request.store, (), (), request.id)
-                if (yield Attempt(claim, False, lane, gate)).applied_before:
-                    reply = yield Attempt(request, True, lane, gate)
+            if refused is None:
+                reply = yield Attempt(request, is_sent, lane, gate)
+                if not is_sent or not _may_still_fit(request, reply):
+                    return reply
+                refused = reply
+            # What was sent first may come late, when it no longer conflicts; so its id is used up. From then on the
+            # request itself would be answered as if it had been applied.
+            if not (yield Attempt(Claim(request.store, request.id), False, lane, gate)):
+                return refused
+            return (yield Attempt(request, True, lane, gate))
         except Failed as failure:
             is_sent |= failure.was_sent and lane in ("writes", "leases")
             last = failure
-        else:
-            return reply
         verdict = last.verdict
         if verdict is Verdict.FINAL:
             break
@@ -185,15 +187,15 @@ def _may_still_fit(request: Any, reply: Any) -> bool:
     return isinstance(reply, CommitReply) and not reply.is_committed and request.id.startswith(OWN_ID)
 
 
-def resolved(reply: CommitReply, place: str, cause: Failed) -> None:
-    """Say what became of an exclusive session whose connection broke at its end, from the reply to an empty commit.
+def resolved(place: str, cause: Failed, *, is_applied: bool) -> None:
+    """Say what became of an exclusive session whose connection broke at its end, from the reply to a claim.
 
-    That one claimed the id if nobody had, so that the session's commit cannot be applied late.
+    That one used up the id if nobody had, so that the session's commit cannot be applied late.
 
     Raises:
         DatabaseError: Nothing of it was written.
     """
-    if not reply.applied_before:
+    if not is_applied:
         message = (
             f"the connection to {place} broke at the end of an exclusive transaction; nothing was written, repeat it"
         )
@@ -234,10 +236,8 @@ def preparing(location: Location, client_side_pid: int) -> Generator[list[Statem
         yield [(sql.BEGIN_WRITE, ()), (settings, parameters), (sql.LOCK_SCHEMA, (lock_key(schema),))]
         ready, has_schema, has_tables = yield from _look_at_format(location, schema)
         if not ready:
-            made = [] if has_schema else [f"CREATE SCHEMA {quoted(schema)}"]
-            yield [
-                (statement.replace("%", "%%"), ()) for statement in (*made, *creation(schema, has_tables=has_tables))
-            ]
+            made = [] if has_schema else [fill("CREATE SCHEMA {s}", schema)]
+            yield [(statement, ()) for statement in (*made, *creation(schema, has_tables=has_tables))]
         yield [(sql.END, ())]
     return Prepared(Jobs(schema, location.name), is_pooled)
 

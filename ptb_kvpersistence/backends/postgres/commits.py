@@ -26,11 +26,11 @@ def bound(key: str) -> str:
     return f"{key[: key.index(chr(0))]}\1" if "\0" in key else key
 
 
-def fences_of(request: Commit) -> tuple[Any, ...]:
+def fences_of(fences: Sequence[tuple[str, int]]) -> tuple[Any, ...]:
     """Give the arguments ``f_``."""
-    if not request.fences:
+    if not fences:
         return None, None
-    return Texts([name for name, _ in request.fences]), Bigints([token for _, token in request.fences])
+    return Texts([name for name, _ in fences]), Bigints([token for _, token in fences])
 
 
 def checks_of(checks: Sequence[VersionCheck | RangeCheck]) -> tuple[Any, ...]:
@@ -122,3 +122,15 @@ def commit_reply(request: Commit, rows: Rows, *, is_own_repeated: bool) -> Commi
         versions.append(0 if number in nothing else version)
         version += number not in nothing
     return CommitReply(tuple(versions))
+
+
+def claim_reply(rows: Rows) -> bool:
+    """Read whether a commit was applied before its id was used up.
+
+    Raises:
+        StoreNotFoundError: The store was deleted.
+    """
+    outcome, _, skipped, _ = rows[0][:4]
+    if outcome == "gone":
+        raise store_gone()
+    return bool(outcome == "before" and skipped != [])

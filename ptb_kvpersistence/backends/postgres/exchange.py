@@ -6,7 +6,9 @@ I/O of its own: a generator as psycopg's are, which the connections of both face
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -70,9 +72,8 @@ class Memory:
 @lru_cache(maxsize=512)
 def _numbered(statement: str) -> bytes:
     """Number the parameters, as the server wants them."""
-    first, *others = statement.split("%s")
-    numbered = first + "".join(f"${number}{part}" for number, part in enumerate(others, 1))
-    return numbered.replace("%%", "%").encode()
+    numbers = count(1)
+    return re.sub("%([%s])", lambda found: "%" if found[1] == "%" else f"${next(numbers)}", statement).encode()
 
 
 def exchange(

@@ -20,7 +20,15 @@ from ptb_kvpersistence.backends.base import (
 )
 from ptb_kvpersistence.backends.postgres import statements as sql
 from ptb_kvpersistence.backends.postgres.arrays import Texts
-from ptb_kvpersistence.backends.postgres.commits import bound, checks_of, commit_reply, fences_of, mutations_of, record
+from ptb_kvpersistence.backends.postgres.commits import (
+    bound,
+    checks_of,
+    claim_reply,
+    commit_reply,
+    fences_of,
+    mutations_of,
+    record,
+)
 from ptb_kvpersistence.backends.postgres.schema import fill
 from ptb_kvpersistence.model import (
     AcquireLease,
@@ -50,6 +58,7 @@ from ptb_kvpersistence.model import (
     ReleaseLease,
     RenameStore,
     RenewLease,
+    Requested,
     SetDomain,
     StoreInfo,
     Sweep,
@@ -145,6 +154,7 @@ class Jobs:
             Changes: lambda request, _: self._changes(request),
             Checked: lambda request, _: self._checked(request),
             Commit: self._commit,
+            Claim: lambda request, _: self._claim(request),
             OpenStore: self._open_store,
             _Opening: self._open_store,
             ListStores: lambda _request, _: self._list_stores(),
@@ -240,12 +250,12 @@ class Jobs:
     # --- committing ---
 
     def _commit(self, request: Commit, again: bool) -> Job:
-        is_own = request.id is None or request.id.startswith(OWN_ID)
+        is_own = _is_own(request.id)
         parameters = (
             request.store,
             request.id,
             OWN_ID_LIFETIME if is_own else TOMBSTONE_LIFETIME,
-            *fences_of(request),
+            *fences_of(request.fences),
             *checks_of(request.checks),
             *mutations_of(request.mutations),
         )
@@ -260,6 +270,16 @@ class Jobs:
             locks=request.store,
             is_durable=request.durable,
         )
+
+    def _claim(self, request: Claim) -> Job:
+        lifetime = OWN_ID_LIFETIME if _is_own(request.id) else TOMBSTONE_LIFETIME
+        nothing = (*fences_of(()), *checks_of(()), Texts(()), *[None] * 5)
+
+        def decode(rows: list[Rows]) -> bool:
+            return claim_reply(rows[0])
+
+        statement = (self.sql(sql.COMMIT), (request.store, request.id, lifetime, *nothing))
+        return Job([statement], decode, writes=True, locks=request.store)
 
     def _set_domain(self, request: SetDomain) -> Job:
         def decode(rows: list[Rows]) -> None:
@@ -358,6 +378,10 @@ class Jobs:
         return Job([statement], lambda rows: summed_up(map(BotInfo._make, rows[0])))
 
 
+def _is_own(commit_id: str | None) -> bool:
+    return commit_id is None or commit_id.startswith(OWN_ID)
+
+
 def identified(request: Any) -> Any:
     """Give a request an identity by which the server knows it when it is repeated."""
     if isinstance(request, Commit) and request.id is None:
@@ -371,6 +395,14 @@ def identified(request: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class _Opening(OpenStore):
     incarnation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Requested[bool]):
+    """Use up the id of a commit; gives whether the commit was applied before. May be repeated."""
+
+    store: int
+    id: str | None
 
 
 def _incarnation(request: OpenStore) -> str:

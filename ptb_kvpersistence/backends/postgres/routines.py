@@ -12,7 +12,7 @@ from typing import Final
 from ptb_kvpersistence.backends.base import ATTACHED_FOR, TOMBSTONE_LIFETIME
 from ptb_kvpersistence.backends.postgres.lease_routines import LEASE_ROUTINES, MICROSECONDS, MILLISECONDS
 
-REVISION: Final = 2
+REVISION: Final = 3
 """Grows with every change below; a database that has a lower one gets the functions anew."""
 
 # One plan for all arguments: by their numbers the server would make a new one for each check, which takes longer than
@@ -129,6 +129,9 @@ BEGIN
     v_first := greatest(v_head + 1, {MICROSECONDS});
     IF m_domains IS NULL THEN
         v_last := NULL;
+    ELSIF cardinality(m_domains) = 0 THEN
+        -- The id is used up and nothing else; by this its row differs from that of any commit.
+        v_skipped := '{{}}';
     ELSIF m_kinds IS NULL THEN
         -- Nothing but puts, each of another key.
         INSERT INTO {{s}}.kv_entries (store, domain, key, value, version, updated_at, ttl, expires_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from ptb_kvpersistence.backends.postgres.routines import REVISION, ROUTINES
@@ -84,9 +85,10 @@ def quoted(name: str) -> str:
 
 
 def fill(statement: str, schema: str) -> str:
-    """Put the schema into a statement; ``{t}`` is its name inside a string literal."""
-    name = quoted(schema)
-    return statement.replace("{s}", name).replace("{t}", name.replace("'", "''"))
+    """Put the schema into a statement with ``%s`` for parameters; ``{t}`` is its name inside a string literal."""
+    name = quoted(schema).replace("%", "%%")
+    names = {"{s}": name, "{t}": name.replace("'", "''")}
+    return re.sub(r"\{[st]\}", lambda found: names[found[0]], statement)
 
 
 def check_server(location: Location, row: tuple[Any, ...]) -> str:
@@ -132,9 +134,9 @@ def lock_key(schema: str) -> int:
 
 
 def creation(schema: str, *, has_tables: bool) -> list[str]:
-    """Give the statements that make tables and functions, or the functions alone."""
+    """Give the statements that make tables and functions, or the functions alone; they have no parameters."""
     statements = [] if has_tables else [*TABLES, f"INSERT INTO {{s}}.kv_format VALUES ({FORMAT}, {REVISION})"]
     statements += ROUTINES
     if has_tables:
         statements.append(f"UPDATE {{s}}.kv_format SET revision = {REVISION}")
-    return [fill(statement, schema) for statement in statements]
+    return [fill(statement.replace("%", "%%"), schema) for statement in statements]

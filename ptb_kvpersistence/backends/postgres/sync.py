@@ -27,7 +27,7 @@ from ptb_kvpersistence.backends.postgres.attempts import (
 from ptb_kvpersistence.backends.postgres.channel import Channel
 from ptb_kvpersistence.backends.postgres.connection import Connection, LateError, connect, finish
 from ptb_kvpersistence.backends.postgres.failures import Failed
-from ptb_kvpersistence.backends.postgres.jobs import identified
+from ptb_kvpersistence.backends.postgres.jobs import Claim, identified
 from ptb_kvpersistence.backends.postgres.location import locate
 from ptb_kvpersistence.backends.postgres.pool import inherited
 from ptb_kvpersistence.backends.postgres.sync_runner import Runner
@@ -241,8 +241,9 @@ class _Session:
             if not failure.was_sent:
                 raise failure.error from failure.__cause__
             finish(self.connection)
-            claim = Commit(commit.store, (), (), commit.id)
-            resolved(backend.runner.drive(claim, backend.default_deadline()), backend.name, failure)
+            claim = Claim(commit.store, commit.id)
+            is_applied = backend.runner.drive(claim, backend.default_deadline())
+            resolved(backend.name, failure, is_applied=is_applied)
 
     def _roll_back(self) -> None:
         if self._backend._pid != os.getpid() or self.connection.closed:  # noqa: SLF001 - as one

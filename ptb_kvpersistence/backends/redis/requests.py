@@ -14,7 +14,7 @@ from ptb_kvpersistence.backends.redis.inspection import check_format
 from ptb_kvpersistence.backends.redis.leases import Leases
 from ptb_kvpersistence.backends.redis.routing import Router, Task
 from ptb_kvpersistence.backends.redis.stores import Stores
-from ptb_kvpersistence.backends.redis.wire import Blocked, Listen
+from ptb_kvpersistence.backends.redis.wire import Blocked
 from ptb_kvpersistence.errors import BusyError, DatabaseError, LeaseLostError, LockTimeoutError, ReentryError
 from ptb_kvpersistence.model import (
     Address,
@@ -279,7 +279,7 @@ class Requests:
         yield from self.router.prepare(reaching)
         held: Held | None = None
         while True:
-            link = yield Listen(self.router.node(keys.slot), reaching.deadline)
+            link = yield from self.router.listen(keys.slot, reaching)
             if held is None or held.link is not link:
                 held = Held(store, link)
             reply = yield from self.router.run(

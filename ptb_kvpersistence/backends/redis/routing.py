@@ -26,6 +26,7 @@ from ptb_kvpersistence.backends.redis.settings import Node
 from ptb_kvpersistence.backends.redis.wire import (
     Ask,
     CutError,
+    Listen,
     NoneFreeError,
     Pause,
     TransportError,
@@ -143,6 +144,20 @@ class Router:
                 raise self._given_up(failure, task)
             if redirected is None or time.monotonic() >= task.deadline:
                 yield from self._try_later(failure, node, task)
+
+    def listen(self, slot: int, task: Task) -> Conversation[Any]:
+        """Get a link to the server that is in charge of a slot."""
+        while True:
+            if not self._is_ready:
+                yield from self.prepare(task)
+            node = self.node(slot)
+            try:
+                return (yield Listen(node, task.deadline))
+            except TransportError as error:
+                failure = error
+            if is_final(failure.cause):
+                raise self._given_up(failure, task)
+            yield from self._try_later(failure, node, task)
 
     def _try_later(self, failure: TransportError | Exception, node: Node, task: Task) -> Conversation[None]:
         if not (yield from task.pause()):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode
 
+from ptb_kvpersistence.backends.server_urls import split
 from ptb_kvpersistence.errors import ConfigurationError
 
 DEFAULT_PORT: Final = 6379
@@ -72,14 +73,12 @@ def parse(url: str) -> Settings:
     Raises:
         ConfigurationError: It says something that is not known, or makes no sense.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"a redis:// URL cannot be read: {error}") from error
+    parts = split(url)
     kind, _, variant = parts.scheme.partition("+")
     login, _, places = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
-    shown = f"{parts.scheme}://{unquote(user) + '@' if user else ''}{places}{parts.path}"
+    server = f"{parts.scheme}://{unquote(user) + '@' if user else ''}{places}"
+    shown = server + parts.path
     query = parse_qs(parts.query, keep_blank_values=True)
     options: dict[str, Any] = {}
     if user:
@@ -89,7 +88,7 @@ def parse(url: str) -> Settings:
     number = parts.path.strip("/")
     if number:
         if not re.fullmatch("[0-9]{1,5}", number):
-            raise _wrong(shown, "the path is the number of a database, as in redis://host:6379/0")
+            raise _wrong(server, "the path is the number of a database, as in redis://host:6379/0")
         options["db"] = int(number)
     is_cluster = True if variant == "cluster" else _switch(query, "cluster", shown, None)
     if is_cluster and options.get("db"):
