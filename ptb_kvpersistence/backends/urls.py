@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ptb_kvpersistence.backends.base import AsyncBackend, Backend
 
 _POSTGRES = ("postgresql", "postgres")
+_CONNINFO = ("host=", "hostaddr=", "dbname=", "user=", "service=")
+"""How libpq's own connection strings begin."""
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 
 
@@ -63,7 +65,19 @@ def parse(location: object) -> Target:
         known = "use a path, sqlite:///file.db, postgresql://, redis:// or memory:"
         message = f"{scheme}:// is no kind of database known here; {known}"
         raise ConfigurationError(message)
+    _refuse_near_url(location)
     return Target("sqlite", _absolute(location))
+
+
+def _refuse_near_url(path: str) -> None:
+    """Refuse what was surely meant to name a server; it is not quoted, since it may hold a password."""
+    scheme = path.partition(":")[0].lower() if ":" in path else ""
+    if scheme in (*_POSTGRES, *_REDIS):
+        message = f"a URL begins with {scheme}:// and goes on with the host; a file of that name is ./{scheme}:..."
+        raise ConfigurationError(message)
+    if path.lstrip().startswith(_CONNINFO):
+        message = "a server is named by a URL, postgresql://user:password@host/database; a file of that name is ./..."
+        raise ConfigurationError(message)
 
 
 def _sqlite_path(url: str) -> str:

@@ -278,7 +278,9 @@ class AsyncStore:
         version = 0 if entry is None else entry.version
         await self._run(operations.write_back(self._scope, key, value, version))
 
-    def watch(self, *, domain: str | None = None, since: int | str | None = None) -> AsyncWatch:
+    def watch(
+        self, *, domain: str | None = None, since: int | str | None = None, timeout: float | None = None
+    ) -> AsyncWatch:
         """Follow the changes of a domain, across processes: the latest change of each key, in version order.
 
         Either ``async for change in store.watch(since=version):``, or ``async with store.watch() as changes:`` with
@@ -289,13 +291,14 @@ class AsyncStore:
             since: Version, or cursor of an event, after which to begin; None: with what changes from now on, which is
                 the entering of ``async with``. Without that it is the first step of ``async for``: the call itself
                 cannot wait for the store.
+            timeout: Seconds without a change after which the iteration ends; None: never.
 
         Raises:
             ConfigurationError: ``since`` is nothing of that kind.
             WatchGapError: In the iteration: changes after ``since`` were forgotten, or the store was made anew.
         """
         scope = self._scope if domain is None else self.domain(domain).scope
-        return AsyncWatch(self._backend, scope, since)
+        return AsyncWatch(self._backend, scope, since, timeout)
 
     @property
     def scope(self) -> Scope:

@@ -53,7 +53,7 @@ MAX_TIMEOUT: Final = 1e9
 MAX_SECONDS: Final = 10_000 * 366 * 86_400
 PAGE: Final = 1000
 """Entries per page of a listing."""
-ATTEMPTS: Final = 100
+ATTEMPTS: Final = 1000
 """How often an atomic operation starts again when others write the same key."""
 
 

@@ -211,9 +211,10 @@ class AsyncWatch(AsyncIterator[Event]):
         WatchGapError: When it begins, or later: changes were forgotten, or the store was deleted or made anew.
     """
 
-    def __init__(self, backend: AsyncBackend, scope: Scope, since: int | str | None) -> None:
+    def __init__(self, backend: AsyncBackend, scope: Scope, since: int | str | None, timeout: float | None) -> None:
         self._backend = backend
         self._feed = Feed(scope, since)
+        self._timeout = _NEVER if timeout is None else patience(timeout)
         self._is_closed = False
         self._events: deque[Event] = deque()
         self._turn = asyncio.Lock()
@@ -228,17 +229,19 @@ class AsyncWatch(AsyncIterator[Event]):
     async def __anext__(self) -> Event:
         async with self._turn:
             await drive_async(self._feed.begin(), self._backend.perform)
-            while not (self._events or self._is_closed):
-                await self._look()
-        if self._is_closed:
+            until, has_looked = time.monotonic() + self._timeout, False
+            while not (self._events or self._is_closed or (has_looked and time.monotonic() >= until)):
+                await self._look(until)
+                has_looked = True
+        if self._is_closed or not self._events:
             raise StopAsyncIteration
         return self._events.popleft()
 
-    async def _look(self) -> None:
+    async def _look(self, until: float) -> None:
         # A step that is cancelled, by wait_for() say, has lost nothing: the next one begins where it began.
         token = self._backend.peek(PEEK_AGE)
         self._events.extend(await drive_async(self._feed.read(), self._backend.perform))
-        while not (self._events or self._is_closed or self._feed.is_due()):
+        while not (self._events or self._is_closed or self._feed.is_due() or time.monotonic() >= until):
             if token is not None and self._backend.peek(PEEK_AGE) != token:
                 return
             await asyncio.sleep(POLL)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
 
+from ptb_kvpersistence import connect_async
 from ptb_kvpersistence.backends.memory import MemoryBackend, MemoryEngine
 from ptb_kvpersistence.backends.redis.layout import record
 from ptb_kvpersistence.model import (
@@ -158,3 +160,12 @@ def check_that_keys_are_in_step(store, stored):
     assert set(feed) == {*entries, *tombstones}
     assert not set(entries) & set(tombstones)
     assert all(feed[member] == record.version for member, record in entries.items())
+
+
+async def test_many_tasks_count_in_one_key(url):
+    """Each round of so many lets one of them win, so the last one has lost 149 times."""
+    async with connect_async(url) as database:
+        store = await database.create("shop")
+        counted = await asyncio.gather(*(store.increment("n") for _ in range(150)))
+        assert sorted(counted) == list(range(1, 151))
+        assert await store.get("n") == 150

@@ -39,23 +39,7 @@ async def watched(store, **options):
     """Give what there is to see already."""
     if isinstance(store, SyncStore):
         return list(store.target.watch(timeout=0, **options))
-    events = []
-
-    async def read():
-        async with aclosing(store.watch(**options)) as watch:
-            async for event in watch:
-                events.append(event)  # noqa: PERF401 - what was seen before the end counts
-
-    task = asyncio.create_task(read())
-    seen = -1
-    while not task.done() and len(events) > seen:
-        seen = len(events)
-        await asyncio.sleep(0.06)
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()
-    return events
+    return [event async for event in store.watch(timeout=0, **options)]
 
 
 def brief(events):
@@ -185,6 +169,65 @@ def test_a_watcher_outlives_a_long_transaction_of_another(file, monkeypatch):
             rival["k"] = 1
         thread.join()
         assert found == [("k", 1)]
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+async def test_it_ends_when_nothing_has_changed_for_so_long(location, face):
+    async with connect_async(location) as database:
+        store = await database.create("shop")
+        await store.set("before", 0)
+        began, keys = time.monotonic(), []
+
+        async def write():
+            for number in range(4):
+                await asyncio.sleep(0.3)
+                await store.set(str(number), number)
+
+        def follow():
+            with connect(location) as elsewhere:
+                keys.extend(event.key for event in elsewhere.store("shop").watch(since=0, timeout=1))
+
+        writing = asyncio.create_task(write())
+        if face == "sync":
+            await asyncio.to_thread(follow)
+        else:
+            keys.extend([event.key async for event in store.watch(since=0, timeout=1)])
+        assert time.monotonic() - began >= 2.2
+        await writing
+        assert keys == ["before", "0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+async def test_what_was_written_while_watching_shows_its_expiry_at_once(location, face, monkeypatch):
+    monkeypatch.setattr("ptb_kvpersistence.store.watching.SWEEP_EVERY", 3600)
+    async with connect_async(location) as database:
+        store = await database.create("shop")
+        seen = []
+
+        def note(event):
+            seen.append((event.key, event.is_deleted, time.monotonic()))
+
+        def follow():
+            with connect(location) as elsewhere:
+                for event in elsewhere.store("shop").watch(since=0, timeout=1.5):
+                    note(event)
+
+        async def follow_async():
+            async for event in store.watch(since=0, timeout=1.5):
+                note(event)
+
+        following = asyncio.create_task(asyncio.to_thread(follow) if face == "sync" else follow_async())
+        await store.set("for ever", 1)
+        await store.set("renewed", 1, ttl=0.2)
+        await store.set("later", 1, ttl=0.6)
+        await store.set("soon", 1, ttl=0.3)
+        set_at = time.monotonic()
+        await asyncio.sleep(0.1)
+        await store.touch("renewed", ttl=3600)
+        await asyncio.wait_for(following, 20)
+    gone = {key: at - set_at for key, is_deleted, at in seen if is_deleted}
+    assert gone.keys() == {"soon", "later"}
+    assert 0.25 <= gone["soon"] < gone["later"]
 
 
 # --- gaps ---

@@ -128,7 +128,7 @@ def unreachable(error: TransportError, name: str, limit: float, *, none_free: bo
     tls, hint = "", ""
     if name.startswith("rediss"):
         tls = " and speaks TLS"
-    elif "reset by peer" in str(error) or "closed by server" in str(error):
+    elif "reset by peer" in str(error):  # what a server says that gets something else than TLS
         hint = "; one that speaks TLS wants rediss instead of redis in the URL"
     advice = f"check that it runs{tls} and can be reached from here{hint}"
     return DatabaseUnavailableError(f"{name} did not answer within {limit:g} s ({error}); {advice}")
