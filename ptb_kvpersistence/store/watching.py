@@ -103,7 +103,7 @@ class Feed:
         self._check(reply.incarnation, reply.horizon, reply.head)
         now = time.time() * 1000
         events = [self._event(change, now, reply.incarnation) for change in reply.changes]
-        self._note_expiry(reply.changes)
+        self._note_expiry(reply.changes, now)
         self._since = max(self._since, reply.head)
         return events
 
@@ -117,10 +117,11 @@ class Feed:
         self._expiring = {key: at for key, at in self._expiring.items() if at > now}
         self._expires_at = min(self._expiring.values(), default=_NEVER)
 
-    def _note_expiry(self, changes: Sequence[Any]) -> None:
+    def _note_expiry(self, changes: Sequence[Any], now: float) -> None:
         for change in changes:
             self._expiring.pop(change.key, None)
-            if change.value is not None and change.expires_at is not None and len(self._expiring) < MOST_EXPIRING:
+            # What has expired already is shown as that.
+            if change.value is not None and (change.expires_at or 0) > now and len(self._expiring) < MOST_EXPIRING:
                 self._expiring[change.key] = change.expires_at
         if changes:
             self._expires_at = min(self._expiring.values(), default=_NEVER)

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ptb_kvpersistence.codec import Codec
-from ptb_kvpersistence.model import Changes
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.operations import Handle
 from ptb_kvpersistence.store.sync import Store
@@ -159,36 +158,8 @@ class AsyncFace(Face):
 
     async def watched(self, store: AsyncStore, **options: Any) -> list[Event]:
         """Give what a watcher of the store sees at once."""
-        wanted = await _waiting(store, **options)
-        events: list[Event] = []
-
-        async def read(changes: AsyncIterator[Event]) -> None:
-            async for event in changes:
-                events.append(event)  # noqa: PERF401 - what was seen before the end counts
-
-        async with store.watch(**options) as changes:
-            task = asyncio.create_task(read(changes))
-            deadline = time.monotonic() + 5
-            while not task.done() and time.monotonic() < deadline and len(events) < wanted:
-                await asyncio.sleep(0.005)
-            await asyncio.sleep(0.02)  # for what should not come
-            task.cancel()
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
-        return events
-
-
-async def _waiting(store: AsyncStore, *, domain: object = None, since: object = None) -> int:
-    """Count the changes that a watcher would see at once; 0 where it will rather raise."""
-    version = str(since).rpartition(":")[2]
-    if since is None or not version.isdigit():
-        return 0
-    await store.count()  # opens it
-    info = store.handle.info
-    assert info is not None
-    domains = (store.scope.domain if domain is None else str(domain),)
-    return len((await store.backend.perform(Changes(info.id, int(version), domains, 10_000))).changes)
+        async with store.watch(timeout=0, **options) as changes:
+            return [event async for event in changes]
 
 
 class SyncStore:

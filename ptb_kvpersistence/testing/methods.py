@@ -80,6 +80,20 @@ class Methods(Suite):
         await shop.clear()
         assert root(place) == {}
 
+    async def test_update_and_popitem(self, shop: AsyncStore, place: Place) -> None:
+        await shop.update({"b": 1, "c": 2}, c=3)
+        await shop.update([("a", 0)])
+        assert root(place) == {"a": 0, "b": 1, "c": 3}
+        with pytest.raises(InvalidKeyError):
+            await shop.update({"b": 5, "": 5})
+        assert root(place) == {"a": 0, "b": 1, "c": 3}
+        await shop.domain("other").set("0", 0)
+        assert [await shop.popitem() for _ in range(3)] == [("a", 0), ("b", 1), ("c", 3)]
+        with pytest.raises(KeyNotFoundError):
+            await shop.popitem()
+        assert root(place) == {}
+        assert root(place, "other") == {"0": 0}
+
     async def test_add_replace_setdefault(self, shop: AsyncStore, place: Place) -> None:
         assert await shop.replace("k", 1) is False
         assert root(place) == {}

@@ -233,7 +233,8 @@ class Watching(Suite):
 
     async def test_an_ended_watcher_leaves_nothing_behind(self, face: Face, shop: AsyncStore, rival: Store) -> None:
         rival["k"] = 1
-        await face.watched(shop, since=0)  # what a backend starts for all watchers is there now
+        await face.watched(shop, since=0)
+        await face.sleep(0.3)  # what a backend starts for all watchers is there then
         tasks, threads = len(asyncio.all_tasks()), threading.active_count()
         for _ in range(5):
             assert len(await face.watched(shop, since=0)) == 1
