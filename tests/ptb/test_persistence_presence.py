@@ -296,8 +296,9 @@ def test_the_end_of_a_fork_is_not_the_end_of_its_parent(path):
     if not pid:
         sys.exit()
     assert os.waitpid(pid, 0)[1] == 0
-    import sqlite3
-    assert sqlite3.connect(sys.argv[1] + "-leases").execute("SELECT is_attached FROM bots").fetchall() == [(1,)]
+    import contextlib, sqlite3
+    with contextlib.closing(sqlite3.connect(sys.argv[1] + "-leases")) as leases:
+        assert leases.execute("SELECT is_attached FROM bots").fetchall() == [(1,)]
     """
     run(path, after=fork.replace("\n    ", "\n"))
     assert marks(path) == [("shop", 0)]

@@ -25,8 +25,8 @@ class LockFile:
     """
 
     _all: Final[set[LockFile]] = set()
-    opening: Final = threading.RLock()
-    """Held while one is opened, and during a fork, so that each is known that a fork inherits."""
+    changing: Final = threading.RLock()
+    """Held while one is opened or closed, and during a fork, so that each is known that a fork inherits."""
 
     def __init__(self, path: str) -> None:
         """Open, or create, the file.
@@ -34,7 +34,7 @@ class LockFile:
         Raises:
             OSError: It can be neither.
         """
-        with self.opening:
+        with self.changing:
             self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             self._all.add(self)
 
@@ -67,22 +67,23 @@ class LockFile:
 
     def close(self) -> None:
         """Give the lock back, if it is held, and close the file."""
-        handle, self._handle = self._handle, None
-        self._all.discard(self)
-        if handle is None:
-            return
-        # Closing alone would not do: a fork may be about to let go of its copy.
-        with contextlib.suppress(OSError):
-            if sys.platform == "win32":
-                msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-            else:
-                fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
+        with self.changing:
+            handle, self._handle = self._handle, None
+            self._all.discard(self)
+            if handle is None:
+                return
+            # Closing alone would not do: a fork may be about to let go of its copy.
+            with contextlib.suppress(OSError):
+                if sys.platform == "win32":
+                    msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+                else:
+                    fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
 
     @classmethod
     def leave_all_to_parent(cls) -> None:
         """Let go, in a fork, of what was inherited."""
-        cls.opening.release()
+        cls.changing.release()
         while cls._all:
             cls._all.pop().leave_to_parent()
 
@@ -95,7 +96,7 @@ class LockFile:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=LockFile.opening.acquire,
-        after_in_parent=LockFile.opening.release,
+        before=LockFile.changing.acquire,
+        after_in_parent=LockFile.changing.release,
         after_in_child=LockFile.leave_all_to_parent,
     )
