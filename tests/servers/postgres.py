@@ -122,11 +122,25 @@ class PostgresServer:
         self._ended()
 
     def freeze(self):
-        """Have it keep its connections but never answer."""
-        self._signal(signal.SIGSTOP)
+        """Have it keep its connections but never answer; what is told to stop may still start another process."""
+        deadline = time.monotonic() + 10
+        while not self._is_frozen():
+            assert time.monotonic() < deadline, "the server cannot be frozen"
+            self._signal(signal.SIGSTOP)
 
     def thaw(self):
         self._signal(signal.SIGCONT)
+
+    def _is_frozen(self):
+        import psutil
+
+        stopped = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        main = psutil.Process(self._process.pid)
+        if main.status() not in stopped:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return all(process.status() in stopped for process in main.children(recursive=True))
+        return False
 
     def _signal(self, number):
         # The server's processes are in a session that was made for them; its workers have groups of their own.
