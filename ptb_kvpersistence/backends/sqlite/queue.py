@@ -65,10 +65,10 @@ class WriterQueue:
         Returns:
             Whether it came. Where no lock file can be made there is no queue, and it comes at once.
         """
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         try:
             is_first = self._try()
-            while not is_first and time.monotonic() < min(deadline, deadline - timeout + POLLED):
+            while not is_first and time.monotonic() - began < min(timeout, POLLED):
                 time.sleep(_LOOK_EVERY)
                 is_first = self._try()
         except OSError:
@@ -78,7 +78,7 @@ class WriterQueue:
             ticket = _Ticket(came.set)
             try:
                 _Line.join(self._path, ticket)
-                came.wait(deadline - time.monotonic())
+                came.wait(timeout - (time.monotonic() - began))
             except BaseException:
                 self._place = ticket.give_up()
                 self.leave()
