@@ -42,10 +42,9 @@ def in_use(backend):
 
 
 async def settled(backend):
-    from ptb_kvpersistence.backends.postgres import aio
-
-    while aio._tasks:
-        await asyncio.wait(list(aio._tasks))
+    (here,) = backend._loops.values()
+    while here._tasks:
+        await asyncio.wait(list(here._tasks))
 
 
 async def test_commits(backend, store):

@@ -6,6 +6,7 @@ Connections belong to one event loop and one process; a loop that was closed, or
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from contextlib import AsyncExitStack
 from time import monotonic
@@ -43,24 +44,6 @@ if TYPE_CHECKING:
     from ptb_kvpersistence.backends.postgres.location import Location
     from ptb_kvpersistence.model import CommitReply
 
-_tasks: set[asyncio.Task[Any]] = set()
-
-
-def _start(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Run a coroutine to its end, whatever becomes of those who wait for it."""
-    task = asyncio.ensure_future(coroutine)
-    # A loop that is closed in the middle of a request leaves its connection to the end of the process, silently.
-    task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001 - no public way
-    _tasks.add(task)
-    task.add_done_callback(_done)
-    return task
-
-
-def _done(task: asyncio.Task[Any]) -> None:
-    _tasks.discard(task)
-    if not task.cancelled():
-        task.exception()  # seen, also when nobody waits any more
-
 
 class _OfLoop:
     """What belongs to one event loop."""
@@ -70,16 +53,38 @@ class _OfLoop:
         self.sessions: dict[tuple[object, int], _Session] = {}
         self.channel = Channel(location.name)
         self.watched = -1
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def is_idle(self) -> bool:
-        return self.runner.pool.is_empty and not self.sessions and not self.channel.is_listening
+        is_at_rest = not self.sessions and not self._tasks
+        return is_at_rest and self.runner.pool.is_empty and not self.channel.is_listening
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine to its end, whatever becomes of those who wait for it."""
+        task = asyncio.ensure_future(coroutine)
+        # A loop that is closed in the middle of a request is no reason for a second complaint.
+        task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001 - no public way
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also when nobody waits any more
 
     def finish(self) -> None:
+        """Close the connections without a loop; those in use too, if their loop was closed in the middle of it."""
         self.runner.pool.drain()
         for session in self.sessions.values():
             finish(session.connection)
         self.channel.close()
+        for task in [task for task in self._tasks if task.get_loop().is_closed()]:
+            self._tasks.discard(task)
+            # The closed loop refuses what asyncio wants to tidy up; the connection is closed on the way out.
+            with contextlib.suppress(RuntimeError):
+                cast("Coroutine[Any, Any, Any]", task.get_coro()).close()
 
 
 class AsyncPostgresBackend:
@@ -133,9 +138,9 @@ class AsyncPostgresBackend:
         if here.sessions and lane_of(request) == "writes":
             self._refuse_reentry(here, request)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        reply = cast("R", await asyncio.shield(_start(here.runner.drive(request, deadline))))
+        reply = cast("R", await asyncio.shield(here.start(here.runner.drive(request, deadline))))
         if here.runner.is_sweep_due(request):
-            _ = _start(here.runner.drive(Sweep(SWEEP_STEP), Deadline.after(self._timeout)))
+            _ = here.start(here.runner.drive(Sweep(SWEEP_STEP), Deadline.after(self._timeout)))
         return reply
 
     def _refuse_reentry(self, here: _OfLoop, request: Any) -> None:
@@ -160,7 +165,7 @@ class AsyncPostgresBackend:
         key = (asyncio.current_task(), store)
         if key in here.sessions:
             raise reentry(self.name, "task")
-        beginning = _start(here.runner.drive(BeginExclusive(store, durable), Deadline.after(timeout)))
+        beginning = here.start(here.runner.drive(BeginExclusive(store, durable), Deadline.after(timeout)))
         try:
             connection, gates = await asyncio.shield(beginning)
         except asyncio.CancelledError:
@@ -180,7 +185,7 @@ class AsyncPostgresBackend:
         if begun.get_loop().is_closed():
             finish(connection)
         else:
-            _ = _start(session.end_alone(None))
+            _ = here.start(session.end_alone(None))
 
     async def release(self) -> None:
         """Close what the current loop has opened; the next request opens it again."""
@@ -190,7 +195,7 @@ class AsyncPostgresBackend:
         if here is not None:
             here.runner.pool.drain()
             self._stop_listening(loop, here)
-            if here.is_idle and not _tasks:
+            if here.is_idle:
                 del self._loops[loop]
         if not self._loops:
             process.forget(self)
@@ -232,7 +237,7 @@ class AsyncPostgresBackend:
         prepared = here.runner.prepared
         if here.channel.wants_connection(max_age) and prepared is not None and not prepared.is_pooled:
             here.channel.tried()
-            _ = _start(self._listen(loop, here, prepared.jobs.sql(sql.CHANNEL)))
+            _ = here.start(self._listen(loop, here, prepared.jobs.sql(sql.CHANNEL)))
         return here.channel.look(max_age)
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, here: _OfLoop, find_channel: str) -> None:
@@ -307,7 +312,7 @@ class _Session:
 
     async def perform(self, request: Requested[R]) -> R:
         """Perform a reading request, or a domain's setting."""
-        return cast("R", await asyncio.shield(_start(self._perform(request))))
+        return cast("R", await asyncio.shield(self._here.start(self._perform(request))))
 
     async def _perform(self, request: Any) -> Any:
         self._has_written |= isinstance(request, SetDomain)
@@ -320,7 +325,7 @@ class _Session:
     async def end(self, commit: Commit | None) -> None:
         """Apply a commit, if given, and let the others go on; done to the end though the caller is cancelled."""
         self._here.sessions.pop(self._key, None)
-        await asyncio.shield(_start(self.end_alone(commit)))
+        await asyncio.shield(self._here.start(self.end_alone(commit)))
 
     async def end_alone(self, commit: Commit | None) -> None:
         """End it on the calling task."""

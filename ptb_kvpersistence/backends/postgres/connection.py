@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _INTERVAL: Final = 0.1
 _Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _until: ContextVar[float] = ContextVar("_until", default=float("inf"))
+"""The deadline of the connection that is being made; set before each, since psycopg hands nothing of ours on."""
 _adapters: Final = adapters()
 
 
@@ -161,11 +162,8 @@ def connect(parameters: Mapping[str, str | int], deadline: float) -> Connection:
         psycopg.Error: It did not work.
         LateError: Nor was it refused in time.
     """
-    token = _until.set(deadline)
-    try:
-        connection = Connection.connect(**_options(parameters, deadline))
-    finally:
-        _until.reset(token)
+    _until.set(deadline)
+    connection = Connection.connect(**_options(parameters, deadline))
     connection.deadline = deadline
     connection.memory = Memory()
     _connections.add(connection)
@@ -174,11 +172,8 @@ def connect(parameters: Mapping[str, str | int], deadline: float) -> Connection:
 
 async def connect_async(parameters: Mapping[str, str | int], deadline: float) -> AsyncConnection:
     """Connect, as :func:`connect` does."""
-    token = _until.set(deadline)
-    try:
-        connection = await AsyncConnection.connect(**_options(parameters, deadline))
-    finally:
-        _until.reset(token)
+    _until.set(deadline)
+    connection = await AsyncConnection.connect(**_options(parameters, deadline))
     connection.deadline = deadline
     connection.memory = Memory()
     _connections.add(connection)
