@@ -175,9 +175,9 @@ def pauses_in_turn(timeout: float) -> Iterator[float]:
     return pauses(timeout, first=0.0001, growth=1.1, longest=LONGEST_PAUSE_IN_TURN)
 
 
-def retry_busy(attempt: Callable[[], Any], timeout: float, waiting: Callable[[float], Iterator[float]] = pauses) -> Any:
+def retry_busy(attempt: Callable[[], Any], timeout: float) -> Any:
     """Call ``attempt`` until it no longer raises BusyError or the time is up."""
-    for pause in waiting(timeout):
+    for pause in pauses(timeout):
         try:
             return attempt()
         except BusyError:
@@ -185,11 +185,9 @@ def retry_busy(attempt: Callable[[], Any], timeout: float, waiting: Callable[[fl
     return attempt()
 
 
-async def retry_busy_async(
-    attempt: Callable[[], Any], timeout: float, waiting: Callable[[float], Iterator[float]] = pauses
-) -> Any:
+async def retry_busy_async(attempt: Callable[[], Any], timeout: float) -> Any:
     """Await ``attempt()`` until it no longer raises BusyError or the time is up."""
-    for pause in waiting(timeout):
+    for pause in pauses(timeout):
         try:
             return await attempt()
         except BusyError:

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from ptb_kvpersistence import connect, connect_async
-from ptb_kvpersistence.backends.sqlite import aio, sync, writer_lock
+from ptb_kvpersistence.backends.sqlite import turns
 from ptb_kvpersistence.backends.sqlite.lock_file import LockFile
-from ptb_kvpersistence.backends.sqlite.queue import AHEAD, POLLED, WriterQueue
+from ptb_kvpersistence.backends.sqlite.queue import POLLED, WriterQueue
+from ptb_kvpersistence.backends.sqlite.turns import AHEAD
 from ptb_kvpersistence.errors import BusyError, LockTimeoutError
 
 TIMEOUT = 1.0
@@ -66,8 +67,7 @@ def set_courtesy(monkeypatch):
     """Set how long those who could well try stand in line: longer than a busy machine stops for."""
 
     def set_to(courtesy):
-        for module in (aio, sync, writer_lock):
-            monkeypatch.setattr(module, "COURTESY", courtesy)
+        monkeypatch.setattr(turns, "COURTESY", courtesy)
         return courtesy
 
     return set_to
@@ -131,11 +131,16 @@ def until(condition):
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_first_in_line_that_is_frozen_costs_one_thread(path, first, at_once):
+    def enter(_):
+        place = WriterQueue(path)
+        has_entered = place.enter(POLLED * 5)
+        place.leave()
+        return has_entered
+
     assert first.enter(0)
     with ThreadPoolExecutor(at_once) as pool:
         for _ in range(5):
-            entered = pool.map(lambda _: WriterQueue(path).enter(POLLED * 5), range(at_once))
-            assert not any(entered)
+            assert not any(pool.map(enter, range(at_once)))
             assert len(waiting_threads()) == 1
     first.leave()
     until(lambda: not waiting_threads())
@@ -143,10 +148,13 @@ def test_a_first_in_line_that_is_frozen_costs_one_thread(path, first, at_once):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere flock may not wake in the order of coming")
-def test_who_waits_again_has_the_place_that_was_given_up(path, first):
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_who_waits_again_has_the_place_of_before(path, first, is_given_up):
     assert first.enter(0)
     place, order = WriterQueue(path), []
     assert not place.enter(POLLED * 2)
+    if is_given_up:
+        place.leave()
 
     def enter_later():
         rival = LockFile(f"{path}-queue")
@@ -256,12 +264,27 @@ async def test_who_waits_in_a_loop_and_is_cancelled_leaves_the_line(path, first)
 async def test_the_wait_in_a_loop_has_an_end(path, first):
     assert first.enter(0)
     place = WriterQueue(path)
-    begun = time.monotonic()
-    assert not await place.enter_async(0.05)
-    assert 0.05 <= time.monotonic() - begun < 5
+    for _ in range(3):
+        begun = time.monotonic()
+        assert not await place.enter_async(0.05)
+        assert 0.05 <= time.monotonic() - begun < 5
     first.leave()
     assert await place.enter_async(1)
     place.leave()
+    assert await asyncio.to_thread(first.enter, 1)
+
+
+def test_who_is_told_in_time_may_look_late(path, first):
+    for _ in range(3):
+        assert first.enter(1)
+        place = WriterQueue(path)
+        assert not place.enter(POLLED * 2)
+        first.leave()
+        until(lambda: not waiting_threads())
+        assert not first.enter(0), "the place is kept for who stands in line"
+        assert place.enter(0.1)
+        place.leave()
+        first.leave()
 
 
 def test_who_waits_in_a_loop_that_is_closed_keeps_nobody(path, first):

@@ -12,22 +12,22 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiosqlite
 
 from ptb_kvpersistence import process
-from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, pauses, pauses_in_turn, retry_busy_async
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy_async
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
-from ptb_kvpersistence.backends.sqlite.queue import COURTESY, Luck, WriterQueue
+from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
+from ptb_kvpersistence.backends.sqlite.turns import Luck, take_turns_async
 from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
 from ptb_kvpersistence.model import R, Requested
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from ptb_kvpersistence.model import Commit
 
@@ -62,25 +62,16 @@ class AsyncSQLiteBackend:
         """
         kind = engine.KINDS.get(type(request), "reads")
         limit = self._timeout if timeout is None else timeout
-        patience = COURTESY
         if kind != "writes" or self._luck.may_be_tried():
             try:
                 return await self._lane(kind).perform(request)
             except BusyError:
                 if kind == "leases":
                     return cast("R", await retry_busy_async(lambda: self._lane(kind).perform(request), limit))
-            patience = limit
         self._refuse_reentry()
-        return cast("R", await self._perform_in_turn(lambda: self._lane(kind).perform(request), limit, patience))
-
-    async def _perform_in_turn(self, attempt: Callable[[], Awaitable[R]], limit: float, patience: float) -> R:
         queue = WriterQueue(self.name)
-        deadline = time.monotonic() + limit
-        is_first = await queue.enter_async(min(limit, patience))
         try:
-            self._luck.stood_in_line()
-            left = max(0.0, deadline - time.monotonic())
-            return cast("R", await retry_busy_async(attempt, left, pauses_in_turn if is_first else pauses))
+            return await take_turns_async(queue, self._luck, limit, lambda: self._lane(kind).perform(request))
         finally:
             queue.leave()
 
@@ -108,22 +99,21 @@ class AsyncSQLiteBackend:
         session = _Session(self, free.pop() if free else _Lane(self.name), asyncio.current_task())
         process.at_end(self, process.THEN_CLOSE, self._stop_all)
         self._holders[session.holder] = session
-        beginning = asyncio.ensure_future(session.begin(timeout, durable))
         try:
-            taken = await asyncio.shield(beginning)
+            await session.begin(timeout, self._luck, durable=durable)
         except asyncio.CancelledError:
-            # The worker goes on waiting for the lock; when it has it, nobody is there to give it back.
+            # A try may be under way; when it has the lock, nobody is there to give it back.
             self._holders.pop(session.holder, None)
             session.holder = session
             self._holders[session.holder] = session
-            beginning.add_done_callback(lambda _done: session.abandon(loop))
+            session.abandon()
             raise
+        except BusyError:
+            self.session_ended(session)
+            raise lock_timeout(self.name, timeout) from None
         except BaseException:
             self.session_ended(session)
             raise
-        if not taken:
-            self.session_ended(session)
-            raise lock_timeout(self.name, timeout)
         return session
 
     def session_ended(self, session: _Session) -> None:
@@ -218,17 +208,30 @@ class _Session:
         self._backend = backend
         self.lane = lane
         self.holder: object = task
+        self._queue: WriterQueue | None = None
 
-    async def begin(self, timeout: float, durable: bool) -> bool:
-        """Take the writer lock; the waiting is done by the worker."""
-        return await self.lane.perform(engine.BeginExclusive(timeout, durable))
+    async def begin(self, timeout: float, luck: Luck, *, durable: bool) -> None:
+        """Take the writer lock, waiting up to ``timeout`` seconds.
 
-    def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give back a lock that came after its caller was cancelled."""
-        if not loop.is_closed():
-            task = loop.create_task(self.end(None))
-            _abandoning.add(task)
-            task.add_done_callback(_abandoning.discard)
+        Raises:
+            BusyError: Others had it all the time.
+        """
+        begin = engine.BeginExclusive(durable)
+        if luck.may_be_tried():
+            with contextlib.suppress(BusyError):
+                return await self.lane.perform(begin)
+        self._queue = WriterQueue(self._backend.name)
+        try:
+            return await take_turns_async(self._queue, luck, timeout, lambda: self.lane.perform(begin))
+        except BaseException:
+            self._queue.leave()
+            raise
+
+    def abandon(self) -> None:
+        """Give back a lock that comes after its caller was cancelled."""
+        task = asyncio.create_task(self.end(None))
+        _abandoning.add(task)
+        task.add_done_callback(_abandoning.discard)
 
     async def perform(self, request: Requested[R]) -> R:
         """Perform a reading request."""
@@ -246,7 +249,7 @@ class _Session:
     async def _end(self, commit: Commit | None) -> None:
         self._refuse_closed()
         try:
-            await self.lane.perform(engine.EndExclusive(commit))
+            await self.lane.perform(engine.EndExclusive(commit, self._queue))
         finally:
             self._backend.session_ended(self)
 

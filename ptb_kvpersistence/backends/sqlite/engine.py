@@ -19,7 +19,6 @@ from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, tran
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.reads import Reads, StatementConnection
 from ptb_kvpersistence.backends.sqlite.stores import Stores
-from ptb_kvpersistence.backends.sqlite.writer_lock import WriterLock
 from ptb_kvpersistence.backends.sqlite.writes import HalfWrittenError, Writes
 from ptb_kvpersistence.errors import DatabaseError
 from ptb_kvpersistence.model import (
@@ -49,6 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
+
 Kind = Literal["reads", "writes", "leases"]
 KINDS: Final[dict[type, Kind]] = {
     **dict.fromkeys((Commit, DeleteStore, OpenStore, RenameStore, SetDomain, Sweep), "writes"),
@@ -68,18 +69,18 @@ _NOTHING: Final = nullcontext()
 
 
 @dataclass(frozen=True)
-class BeginExclusive(Requested[bool]):
-    """Take the file's one writer lock, waiting on this thread; reply: whether it was free in time."""
+class BeginExclusive(Requested[None]):
+    """Take the file's one writer lock, which raises BusyError unless it is free."""
 
-    timeout: float
     durable: bool
 
 
 @dataclass(frozen=True)
 class EndExclusive(Requested[None]):
-    """Apply a commit, if given, and give the writer lock back."""
+    """Apply a commit, if given, give the writer lock back, and leave the line if one stands there."""
 
     commit: Commit | None
+    place: WriterQueue | None
 
 
 class EngineConnection(StatementConnection):
@@ -175,45 +176,44 @@ class Engine:
             SetDomain: self._set_domain,
             ListDomains: self._reads.domains,
             Sweep: self._sweep,
-            BeginExclusive: lambda request: self.begin_exclusive(request.timeout, durable=request.durable),
-            EndExclusive: lambda request: self.end_exclusive(request.commit),
+            BeginExclusive: lambda request: self.begin_exclusive(durable=request.durable),
+            EndExclusive: lambda request: self.end_exclusive(request.commit, request.place),
         }
-        self._writer_lock = WriterLock(connection, path)
         self._sweep_due = 0.0  # at the first commit: a script may end before another one
         self._feed_due = time.monotonic() + SWEEP_EVERY
         self._unswept = 0
         self._in_session = False
 
-    def begin_exclusive(self, timeout: float | None, *, durable: bool) -> bool:
-        """Take the file's one writer lock, waiting on this thread; tell whether it came.
+    def begin_exclusive(self, *, durable: bool) -> None:
+        """Take the file's one writer lock for a session, if it is free.
 
         Args:
-            timeout: Seconds; None: not to wait, nor to let those who do go first.
             durable: Whether the session's commit waits for the disk.
 
         Raises:
+            BusyError: Another connection has it.
             DatabaseError: What SQLite said.
         """
         try:
             self._roll_back_leftovers()
             self._set_durable(durable)
-            self._in_session = self._writer_lock.take(timeout)
+            self._run("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
-        return self._in_session
+        self._in_session = True
 
-    def end_exclusive(self, commit: Commit | None) -> None:
-        """Apply a commit, if given, and give the writer lock back.
+    def end_exclusive(self, commit: Commit | None, place: WriterQueue | None) -> None:
+        """Apply a commit, if given, give the writer lock back, and leave the line.
 
         Raises:
             DatabaseError: What SQLite said; nothing was written.
         """
         try:
-            self._end_exclusive(commit)
+            self._end_exclusive(commit, place)
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 
-    def _end_exclusive(self, commit: Commit | None) -> None:
+    def _end_exclusive(self, commit: Commit | None, place: WriterQueue | None) -> None:
         committed = False
         self._in_session = False
         try:
@@ -231,7 +231,8 @@ class Engine:
                 self._end("ROLLBACK")
             finally:
                 # The next one need not wait for a checkpoint.
-                self._writer_lock.let_the_next_in()
+                if place is not None:
+                    place.leave()
                 self._checkpointer.after_commit(committed=committed)
 
     def data_version(self) -> int | None:

@@ -14,8 +14,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-
-_LOOK_EVERY: Final = 0.002
+LOOK_EVERY: Final = 0.002
+"""Seconds between two looks whether a lock is free, where nobody tells."""
 
 
 class LockFile:
@@ -55,7 +55,7 @@ class LockFile:
         """Wait for the lock, without an end; tell whether it came."""
         if sys.platform == "win32":
             while not self.try_lock():
-                time.sleep(_LOOK_EVERY)
+                time.sleep(LOOK_EVERY)
             return True
         if self._handle is None:
             return False

@@ -3,9 +3,7 @@
 SQLite's own waiting is a lottery: who sleeps longest loses. A lock on a file of its own wakes waiters in about the
 order in which they came. It only orders them; what keeps writers apart is SQLite's lock.
 
-To hand that over from process to process costs more than a short transaction does. So a writer that finds it free may
-take it without standing in line, but only so many times in a row: then those who wait have their turn. Who stands first
-in line and does not move, since it was frozen, keeps such a writer for :data:`COURTESY` only.
+How often it is gone past, and what to do until one's turn has come, is in ``turns``.
 """
 
 from __future__ import annotations
@@ -18,109 +16,99 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from ptb_kvpersistence.backends.sqlite.lock_file import LockFile
+from ptb_kvpersistence.backends.sqlite.lock_file import LOOK_EVERY, LockFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-AHEAD: Final = 12
-"""Writes in a row that one may try without standing in line."""
-COURTESY: Final = 0.25
-"""Seconds for which a writer that could well try stands in line after so many."""
 POLLED: Final = 0.008
 """Seconds for which a turn is waited for by looking again and again; a thread to wait in costs more than most waits."""
-_LOOK_EVERY: Final = 0.002
-
-
-class Luck:
-    """Counts the writes that were tried without standing in line."""
-
-    def __init__(self) -> None:
-        self._tries = 0
-
-    def may_be_tried(self) -> bool:
-        """Tell whether the next write may be tried at once; if not, it has to stand in line."""
-        self._tries += 1
-        return self._tries <= AHEAD
-
-    def stood_in_line(self) -> None:
-        """Note that the writer's turn has come."""
-        self._tries = 0
 
 
 class WriterQueue:
-    """One place in the queue at a time; used by one thread, or one task, at a time."""
+    """One place in the queue at a time; used by one thread, or one task, at a time.
+
+    Attributes:
+        has_turn: Whether the turn has come; where no lock file can be made there is no queue, and it comes at once.
+    """
 
     def __init__(self, path: str) -> None:
         # As SQLite does with its own files: who comes by a symbolic link must meet the others.
         self._path = f"{os.path.realpath(path)}-queue"
         self._place: LockFile | None = None
+        self._ticket: _Ticket | None = None
+        self.has_turn = False
 
     def enter(self, timeout: float) -> bool:
-        """Wait for the turn.
+        """Wait for the turn; tell whether it came. Who has waited in vain may go on waiting, and has to leave.
 
         Args:
             timeout: Seconds.
-
-        Returns:
-            Whether it came. Where no lock file can be made there is no queue, and it comes at once.
         """
         began = time.monotonic()
         try:
-            is_first = self._try()
-            while not is_first and time.monotonic() - began < min(timeout, POLLED):
-                time.sleep(_LOOK_EVERY)
-                is_first = self._try()
-        except OSError:
-            return True
-        if not is_first and timeout > POLLED:
-            came = threading.Event()
-            ticket = _Ticket(came.set)
-            try:
-                _Line.join(self._path, ticket)
+            if self._ticket is None:
+                while not self._look() and time.monotonic() - began < min(timeout, POLLED):
+                    time.sleep(LOOK_EVERY)
+            if not self.has_turn and timeout > POLLED:
+                came = threading.Event()
+                self._line_up(came.set)
                 came.wait(timeout - (time.monotonic() - began))
-            except BaseException:
-                self._place = ticket.give_up()
-                self.leave()
-                raise
-            self._place = ticket.give_up()
-        return self._place is not None
+                self._see()
+        except BaseException:
+            self.leave()
+            raise
+        return self.has_turn
 
     async def enter_async(self, timeout: float) -> bool:
         """As :meth:`enter`, without blocking the loop."""
-        try:
-            is_first = self._try()
-        except OSError:
-            return True
-        if not is_first and timeout > 0:
+        if self._ticket is None:
+            self._look()
+        if not self.has_turn and timeout > 0:
             loop, came = asyncio.get_running_loop(), asyncio.Event()
-            ticket = _Ticket(lambda: loop.call_soon_threadsafe(came.set))
+            self._line_up(lambda: loop.call_soon_threadsafe(came.set))
             timer = loop.call_later(timeout, came.set)
             try:
-                _Line.join(self._path, ticket)
                 await came.wait()
             except BaseException:
-                self._place = ticket.give_up()
                 self.leave()
                 raise
             finally:
                 timer.cancel()
-            self._place = ticket.give_up()
-        return self._place is not None
+            self._see()
+        return self.has_turn
 
     def leave(self) -> None:
         """Let the next one in."""
+        ticket, self._ticket = self._ticket, None
         place, self._place = self._place, None
+        self.has_turn = False
+        if ticket is not None:
+            place = ticket.give_up()
         if place is not None:
             place.close()
 
-    def _try(self) -> bool:
-        place = LockFile(self._path)
-        if place.try_lock():
-            self._place = place
-            return True
-        place.close()
-        return False
+    def _look(self) -> bool:
+        try:
+            if self._place is None:
+                self._place = LockFile(self._path)
+            self.has_turn = self._place.try_lock()
+        except OSError:
+            self.has_turn = True
+        return self.has_turn
+
+    def _line_up(self, tell: Callable[[], object]) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            place.close()
+        if self._ticket is None:
+            self._ticket = _Ticket(tell)
+            _Line.join(self._path, self._ticket)
+        else:
+            self._ticket.tell_by(tell)
+
+    def _see(self) -> None:
+        self.has_turn = self._ticket is not None and self._ticket.is_good
 
 
 class _Ticket:
@@ -131,6 +119,19 @@ class _Ticket:
         self._mutex = threading.Lock()
         self._is_wanted = True
         self._place: LockFile | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the place has come."""
+        with self._mutex:
+            return self._place is not None
+
+    def tell_by(self, tell: Callable[[], object]) -> None:
+        """Have it told in another way from now on; at once, if the place has come meanwhile."""
+        with self._mutex:
+            self._tell = tell
+            if self._place is not None:
+                tell()
 
     def give(self, place: LockFile) -> bool:
         """Hand a place over; tell whether it was still wanted."""

@@ -6,15 +6,15 @@ Exclusive sessions have connections of their own.
 from __future__ import annotations
 
 import threading
-import time
 from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ptb_kvpersistence import process
-from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, pauses, pauses_in_turn, retry_busy
+from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.backends.sqlite.leases import Leases
-from ptb_kvpersistence.backends.sqlite.queue import COURTESY, Luck, WriterQueue
+from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
+from ptb_kvpersistence.backends.sqlite.turns import Luck, take_turns
 from ptb_kvpersistence.errors import BusyError, DatabaseError, LockTimeoutError, ReentryError, StoreClosedError
 
 if TYPE_CHECKING:
@@ -59,18 +59,20 @@ class SQLiteBackend:
         if self._pid != process.pid:
             self._leave_to_parent()
         kind = engine.KINDS.get(type(request))
-        patience = COURTESY
         if kind is None or (kind == "writes" and (self._luck.may_be_tried() or self._why_not_to_wait())):
             try:
                 with self._lock:
                     return (self._engine or self._opened()).perform(request)  # type: ignore[no-any-return]
             except BusyError:
                 self._refuse_to_wait()
-            patience = float("inf")
         limit = self._timeout if timeout is None else timeout
         if kind == "leases":
             return cast("R", self._perform_on_leases(request, limit))
-        return cast("R", self._perform_in_turn(request, limit, min(patience, limit)))
+        queue = WriterQueue(self.name)
+        try:
+            return cast("R", take_turns(queue, self._luck, limit, lambda: self._attempt(request)))
+        finally:
+            queue.leave()
 
     def _attempt(self, request: Requested[Any]) -> Any:
         # Held for one attempt only: other threads read while this one waits for the database.
@@ -88,17 +90,6 @@ class SQLiteBackend:
         if self._leases is None:
             self._leases = Leases(self.name)
         return self._leases
-
-    def _perform_in_turn(self, request: Requested[Any], limit: float, patience: float) -> Any:
-        queue = WriterQueue(self.name)
-        deadline = time.monotonic() + limit
-        is_first = queue.enter(patience)
-        try:
-            self._luck.stood_in_line()
-            left = max(0.0, deadline - time.monotonic())
-            return retry_busy(lambda: self._attempt(request), left, pauses_in_turn if is_first else pauses)
-        finally:
-            queue.leave()
 
     def _refuse_to_wait(self) -> None:
         reason = self._why_not_to_wait()
@@ -143,14 +134,14 @@ class SQLiteBackend:
         connection = self._free.pop() if self._free else retry_busy(lambda: engine.connect(self.name), timeout)
         session = _Session(self, connection, ident)
         reason = self._why_not_to_wait()
-        taken = False
         try:
-            taken = session.engine.begin_exclusive(None if reason else timeout, durable=durable)
-        finally:
-            if not taken:
-                self.put_back(connection)
-        if not taken:
-            raise ReentryError(reason) if reason else lock_timeout(self.name, timeout)
+            session.begin(None if reason else timeout, self._luck, durable=durable)
+        except BusyError:
+            self.put_back(connection)
+            raise (ReentryError(reason) if reason else lock_timeout(self.name, timeout)) from None
+        except BaseException:
+            self.put_back(connection)
+            raise
         self._holders.add(ident)
         return session
 
@@ -204,17 +195,39 @@ class _Session:
         self._backend = backend
         self._connection = connection
         self._ident = ident
-        self.engine = cast("engine.Engine", connection.engine)
+        self._engine = cast("engine.Engine", connection.engine)
+        self._queue: WriterQueue | None = None
+
+    def begin(self, timeout: float | None, luck: Luck, *, durable: bool) -> None:
+        """Take the lock, waiting up to ``timeout`` seconds; None: not to wait, nor to let those who do go first.
+
+        Raises:
+            BusyError: Others had it all the time.
+        """
+        if timeout is None or luck.may_be_tried():
+            try:
+                self._engine.begin_exclusive(durable=durable)
+            except BusyError:
+                if timeout is None:
+                    raise
+            else:
+                return
+        self._queue = WriterQueue(self._backend.name)
+        try:
+            take_turns(self._queue, luck, timeout, lambda: self._engine.begin_exclusive(durable=durable))
+        except BaseException:
+            self._queue.leave()
+            raise
 
     def perform(self, request: Requested[R]) -> R:
         """Perform a reading request."""
-        return cast("R", self.engine.perform(request))
+        return cast("R", self._engine.perform(request))
 
     def end(self, commit: Commit | None) -> None:
         """Apply a commit, if given, and let the others go on."""
         self._backend.session_ended(self._ident)
         try:
-            self.engine.end_exclusive(commit)
+            self._engine.end_exclusive(commit, self._queue)
         finally:
             self._backend.put_back(self._connection)
 
