@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import HEARTBEAT
 from ptb_kvpersistence.errors import StoreClosedError, StoreNotFoundError
+from ptb_kvpersistence.loops import LoopEnd
 from ptb_kvpersistence.store import administration
 from ptb_kvpersistence.store.operations import drive, drive_async
 
@@ -45,9 +46,11 @@ class Presence:
         self._pid = os.getpid()
         self._holder = uuid.uuid4().hex
         self._name = ""
+        self._is_shown = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._sign: asyncio.Task[None] | None = None
+        self._end: LoopEnd | None = None
 
     async def arrive(self, bot_name: Callable[[], str | None]) -> None:
         """Attach the bot, unless it is, and keep it attached for as long as this loop runs. Never raises for I/O.
@@ -64,9 +67,9 @@ class Presence:
         if name is None:
             return
         self._stop()
-        self._name, self._loop = name, loop
+        self._name, self._loop, self._is_shown = name, loop, True
         process.at_end(self, process.THEN_CLOSE, self._vanish)
-        # A loop that is closed in the middle of a call would make the worker thread fail aloud.
+        self._end = LoopEnd(self._fall_silent)
         self._sign = self._give_sign(loop)
         await asyncio.wait({self._sign}, timeout=PATIENCE)
 
@@ -82,6 +85,7 @@ class Presence:
         try:
             await self._perform(administration.attach(self._store.handle, self._name, self._holder))
         except (StoreClosedError, StoreNotFoundError):
+            self._is_shown = False
             self._stop()
         except Exception as error:  # noqa: BLE001 - whatever it is, the bot works without
             _logger.debug("could not note that bot %s uses the store: %s", self._name, error)
@@ -93,12 +97,22 @@ class Presence:
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._loop = None, None
+        if self._end is not None:
+            self._end.forget()
+        self._timer, self._loop, self._end = None, None, None
+
+    async def _fall_silent(self) -> None:
+        """Give no more signs on a loop that is about to be closed."""
+        sign = self._sign
+        self._stop()
+        if sign is not None:
+            await asyncio.wait({sign}, timeout=PATIENCE)
 
     async def leave(self) -> None:
         """Detach the bot, until it is shown again. Never raises for I/O."""
-        if self._loop is None or self._pid != os.getpid():
+        if not self._is_shown or self._pid != os.getpid():
             return
+        self._is_shown = False
         self._stop()
         sign, self._sign = self._sign, None
         if sign is not None and sign.get_loop() is asyncio.get_running_loop():

@@ -368,3 +368,111 @@ def test_the_sync_face_in_a_child(path, monkeypatch):
     mine.execute("SELECT 1")
     sync_module.inherited[:] = [each for each in sync_module.inherited if each is not mine]
     mine.close()
+
+
+# --- loops that end in the middle of something ---
+
+
+def slowed_down(monkeypatch):
+    """Have every request take its time in its worker; give the event that says that one is under way."""
+    begun = threading.Event()
+    perform = engine.Engine.perform
+
+    def slow(self, request):
+        begun.set()
+        time.sleep(0.2)
+        return perform(self, request)
+
+    monkeypatch.setattr(engine.Engine, "perform", slow)
+    return begun
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_what_is_under_way_at_the_end_of_asyncio_run_is_answered(path, monkeypatch, is_open):
+    backend = AsyncSQLiteBackend(path)
+
+    async def main():
+        store = (await backend.perform(OpenStore("shop", "ensure"))).id
+        if not is_open:
+            await backend.release()
+        begun = slowed_down(monkeypatch)
+        kept.append(asyncio.ensure_future(backend.perform(put(store))))
+        kept.append(asyncio.ensure_future(backend.perform(GetMany(store, (Address("d", "k"),)))))
+        await asyncio.to_thread(begun.wait, 10)
+
+    kept = []
+    for _ in range(2):
+        asyncio.run(main())
+        monkeypatch.undo()
+        assert keys(path) == {"k"} or not is_open
+        assert all(task.cancelled() for task in kept)
+    assert all(thread.is_alive() for thread in workers()), "a worker died of its answer"
+    asyncio.run(backend.close())
+    assert no_workers()
+
+
+def test_a_connection_that_is_being_made_at_the_end_of_asyncio_run_is_closed(path, monkeypatch):
+    backend = AsyncSQLiteBackend(path)
+    connect, begun = engine.connect, threading.Event()
+
+    def slow(path):
+        begun.set()
+        time.sleep(0.2)
+        made.append(connect(path))
+        return made[-1]
+
+    async def main():
+        kept.append(asyncio.ensure_future(backend.perform(ListStores())))
+        await asyncio.to_thread(begun.wait, 10)
+
+    kept, made = [], []
+    monkeypatch.setattr(engine, "connect", slow)
+    asyncio.run(main())
+    assert no_workers()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        _ = made[0].total_changes
+    assert asyncio.run(backend.perform(ListStores())) == ()
+    asyncio.run(backend.close())
+
+
+@pytest.mark.parametrize("after", [0.001, 0.1])
+def test_who_waits_for_the_lock_at_the_end_of_asyncio_run_never_gets_it(path, after):
+    backend = AsyncSQLiteBackend(path)
+    rival = SQLiteBackend(path, timeout=5)
+    store = rival.perform(OpenStore("shop", "create")).id
+
+    async def main():
+        kept.append(asyncio.ensure_future(backend.exclusive(store, 60)))
+        await asyncio.sleep(after)
+
+    kept = []
+    session = rival.exclusive(store, 5)
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 5
+    assert kept[0].cancelled()
+    session.end(None)
+    rival.perform(put(store))
+    rival.close()
+    asyncio.run(backend.close())
+    assert no_workers()
+
+
+def test_a_lock_that_is_got_as_asyncio_run_ends_is_given_back(path, monkeypatch):
+    backend = AsyncSQLiteBackend(path)
+    rival = SQLiteBackend(path, timeout=5)
+    store = rival.perform(OpenStore("shop", "create")).id
+
+    async def main():
+        begun = slowed_down(monkeypatch)
+        kept.append(asyncio.ensure_future(backend.exclusive(store, 60)))
+        await asyncio.to_thread(begun.wait, 10)
+
+    kept = []
+    asyncio.run(main())
+    monkeypatch.undo()
+    assert kept[0].cancelled()
+    rival.perform(put(store))
+    rival.close()
+    asyncio.run(backend.close())
+    assert no_workers()

@@ -19,11 +19,13 @@ import aiosqlite
 from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT, retry_busy_async
 from ptb_kvpersistence.backends.sqlite import engine
+from ptb_kvpersistence.backends.sqlite.hop import Idle
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend, closed, inherited, lock_timeout
 from ptb_kvpersistence.backends.sqlite.turns import Luck, take_turns_async
 from ptb_kvpersistence.errors import BusyError, DatabaseError, ReentryError
+from ptb_kvpersistence.loops import LoopEnd
 from ptb_kvpersistence.model import R, Requested
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class AsyncSQLiteBackend:
         self._lanes: dict[tuple[asyncio.AbstractEventLoop, engine.Kind], _Lane] = {}
         self._free: dict[asyncio.AbstractEventLoop, list[_Lane]] = {}
         self._holders: dict[object, _Session] = {}
+        self._ends: dict[asyncio.AbstractEventLoop, LoopEnd] = {}
         self._peeker: _Peeker | None = None
         self._luck = Luck()
 
@@ -97,7 +100,7 @@ class AsyncSQLiteBackend:
         loop = asyncio.get_running_loop()
         free = self._free.setdefault(loop, [])
         session = _Session(self, free.pop() if free else _Lane(self.name), asyncio.current_task())
-        process.at_end(self, process.THEN_CLOSE, self._stop_all)
+        self._expect_end(loop)
         self._holders[session.holder] = session
         try:
             await session.begin(timeout, self._luck, durable=durable)
@@ -131,13 +134,29 @@ class AsyncSQLiteBackend:
             raise closed(self.name)
         self._leave_foreign()
         lane = self._lanes[key] = _Lane(self.name, Leases if kind == "leases" else engine.connect)
-        process.at_end(self, process.THEN_CLOSE, self._stop_all)
+        self._expect_end(key[0])
         return lane
+
+    def _expect_end(self, loop: asyncio.AbstractEventLoop) -> None:
+        process.at_end(self, process.THEN_CLOSE, self._stop_all)
+        if loop not in self._ends:
+            self._ends[loop] = LoopEnd(lambda: self._settle(loop))
+
+    async def _settle(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until the workers of a loop have nothing more to answer; one that answers a closed loop dies aloud."""
+        self._ends.pop(loop, None)
+        sessions = [session.lane for session in self._holders.values()]
+        lanes = [lane for lane in (*self._lanes.values(), *self._free.get(loop, ()), *sessions) if lane.loop is loop]
+        settling = [asyncio.ensure_future(lane.settle()) for lane in lanes]
+        settling += [task for task in _abandoning if task.get_loop() is loop]
+        if settling:
+            await asyncio.wait(settling, timeout=STOP_TIMEOUT)
 
     def _leave_foreign(self) -> None:
         if self._pid != os.getpid():
             inherited.extend((*self._lanes.values(), *self._free.values(), *self._holders.values(), self._peeker))
             self._free, self._holders = {}, {}
+            self._forget_ends()
             self._lanes, self._peeker, self._pid = {}, None, os.getpid()
         # Loops of other threads come and go meanwhile.
         for key in [key for key in list(self._lanes) if key[0].is_closed()]:
@@ -147,6 +166,14 @@ class AsyncSQLiteBackend:
         for loop in [loop for loop in list(self._free) if loop.is_closed()]:
             for lane in self._free.pop(loop, ()):
                 lane.stop()
+        for loop in [loop for loop in list(self._ends) if loop.is_closed()]:
+            end = self._ends.pop(loop, None)
+            if end is not None:
+                end.forget()
+
+    def _forget_ends(self) -> None:
+        while self._ends:
+            self._ends.popitem()[1].forget()
 
     def peek(self, max_age: float = 0.0) -> object | None:  # noqa: ARG002 - an answer is never late
         """Read the file's data version without I/O that could wait.
@@ -171,6 +198,9 @@ class AsyncSQLiteBackend:
         self._leave_foreign()
         loop = asyncio.get_running_loop()
         mine = [self._lanes.pop(key) for key in list(self._lanes) if key[0] is loop]
+        end = self._ends.pop(loop, None)
+        if end is not None:
+            end.forget()
         for lane in (*mine, *self._free.pop(loop, ())):
             await lane.close()
         if not self._lanes and not self._free and not self._holders:
@@ -186,6 +216,7 @@ class AsyncSQLiteBackend:
     def _stop_all(self) -> None:
         if self._pid != os.getpid():
             return
+        self._forget_ends()
         while self._lanes:
             self._lanes.popitem()[1].stop()
         while self._free:
@@ -254,19 +285,21 @@ class _Session:
             self._backend.session_ended(self)
 
 
-_abandoning: set[asyncio.Task[None]] = set()
+_abandoning: Final[set[asyncio.Task[None]]] = set()
 
 
 class _Lane:
     """One worker thread with one connection, for one event loop.
 
     Attributes:
+        loop: That loop.
         is_stopped: It was ended in the middle of what it did.
     """
 
     _abandoned: Final[list[object]] = []
 
     def __init__(self, path: str, connect: Callable[[str], engine.EngineConnection | Leases] = engine.connect) -> None:
+        self.loop = asyncio.get_running_loop()
         self._path = path
         self._connect_to = connect
         self._raw: engine.EngineConnection | Leases | None = None
@@ -294,6 +327,9 @@ class _Lane:
                 raise self._failure  # noqa: TRY301 - cleaned up below like any other
         except BaseException:
             self._connection, self._opening, self._failure = None, None, None
+            # Cancelled, it is the loop's end: the worker is to end before it.
+            ended = self.loop.run_in_executor(None, _worker(connection).join, STOP_TIMEOUT)
+            await asyncio.shield(ended)
             if self._raw is not None:
                 self._raw.close()
             raise
@@ -307,6 +343,13 @@ class _Lane:
         except Exception as error:  # noqa: BLE001 - raised again where it is awaited
             self._failure = error
         return cast("sqlite3.Connection", self._raw)
+
+    async def settle(self) -> None:
+        """Wait until the worker has answered whatever it was asked."""
+        if self._opening is None:
+            return
+        with contextlib.suppress(DatabaseError, ValueError):  # what cannot be opened, or is closed
+            await self.perform(Idle())
 
     async def close(self) -> None:
         if self._opening is not None:
@@ -335,7 +378,7 @@ class _Lane:
     def _close_raw(self, connection: aiosqlite.Connection) -> None:
         # A worker whose loop was closed in the middle of a call dies of the answer; nobody else closes its file. As
         # long as it lives, its connection is its own: to close that during a call may crash the process.
-        worker = connection._thread  # noqa: SLF001 - no public way
+        worker = _worker(connection)
         if worker.is_alive():
             worker.join(STOP_TIMEOUT)
         if not _is_closed(self._raw):
@@ -343,6 +386,10 @@ class _Lane:
             if not worker.is_alive():
                 with contextlib.suppress(sqlite3.Error):
                     cast("engine.EngineConnection", self._raw).close()
+
+
+def _worker(connection: aiosqlite.Connection) -> threading.Thread:
+    return connection._thread  # noqa: SLF001 - no public way
 
 
 def _is_closed(raw: engine.EngineConnection | Leases | None) -> bool:

@@ -16,6 +16,7 @@ from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.sqlite import schema
 from ptb_kvpersistence.backends.sqlite.checkpoint import CHECKPOINT_EVERY, Checkpointer
 from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
+from ptb_kvpersistence.backends.sqlite.hop import Replies
 from ptb_kvpersistence.backends.sqlite.leases import Leases
 from ptb_kvpersistence.backends.sqlite.reads import Reads, StatementConnection
 from ptb_kvpersistence.backends.sqlite.stores import Stores
@@ -84,11 +85,7 @@ class EndExclusive(Requested[None]):
 
 
 class EngineConnection(StatementConnection):
-    """A connection that performs whole requests.
-
-    aiosqlite runs ``execute(...).fetchall()`` in one hop to its thread; given a request instead of a statement,
-    ``execute`` performs it, so that a commit of any size costs one hop.
-    """
+    """A connection that performs whole requests."""
 
     engine: Engine | None = None
 
@@ -99,23 +96,13 @@ class EngineConnection(StatementConnection):
         if self.engine is None:
             message = "the connection has no engine yet"
             raise sqlite3.ProgrammingError(message)
-        return _Replies(self.engine.perform(sql))
+        return Replies(self.engine.perform, sql)
 
     def close(self) -> None:
         """Close the connection and what belongs to it."""
         if self.engine is not None:
             self.engine.close()
         super().close()
-
-
-class _Replies:
-    """Looks like a cursor to aiosqlite."""
-
-    def __init__(self, reply: Any) -> None:
-        self._reply = reply
-
-    def fetchall(self) -> list[Any]:
-        return [self._reply]
 
 
 def connect(path: str, *, create: bool = True) -> EngineConnection:

@@ -25,6 +25,7 @@ from ptb_kvpersistence.backends.base import now as now_ms
 from ptb_kvpersistence.backends.sqlite import presence
 from ptb_kvpersistence.backends.sqlite.checkpoint import Checkpointer
 from ptb_kvpersistence.backends.sqlite.failures import translated
+from ptb_kvpersistence.backends.sqlite.hop import Replies
 from ptb_kvpersistence.errors import CorruptDatabaseError, FormatVersionError
 from ptb_kvpersistence.model import (
     AcquireLease,
@@ -162,16 +163,9 @@ class Leases:
             self._connection.close()
             self._open()
 
-    # aiosqlite takes this for a connection, and performs a request in one hop.
-
-    def execute(self, request: Any, _parameters: Any = ()) -> Leases:
-        """Perform a request; :meth:`fetchall` gives the reply."""
-        self._reply = self.perform(request)
-        return self
-
-    def fetchall(self) -> list[Any]:
-        """Give the reply of :meth:`execute`."""
-        return [self._reply]
+    def execute(self, request: Any, _parameters: Any = ()) -> Replies:
+        """Perform a request; aiosqlite takes this for a connection."""
+        return Replies(self.perform, request)
 
     @property
     def total_changes(self) -> int:
