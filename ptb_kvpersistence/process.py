@@ -1,4 +1,4 @@
-"""The end of the process, and its forks: who is told, in which order.
+"""The end of the process, and its forks: who is told, in which order, and what a fork waits for.
 
 Threads that are no daemons (aiosqlite's workers are none) keep a process alive before its atexit callbacks run. So a
 daemon thread waits for the main thread to end and runs the callbacks then; atexit runs whatever is left. Both go
@@ -12,6 +12,8 @@ import contextlib
 import logging
 import os
 import threading
+import time
+import weakref
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -28,13 +30,67 @@ pid: int = os.getpid()
 """Of this process; to ask the system for it takes longer than some of what is done for each request."""
 
 
-def _forked() -> None:
-    global pid  # noqa: PLW0603 - a fork is another process
-    pid = os.getpid()
+FORK_PATIENCE: Final = 10.0
+"""Seconds that a fork waits for other threads."""
 
+
+class _Gates:
+    """The locks of which a fork waits for each, since its copy of one that is held would never be released."""
+
+    def __init__(self) -> None:
+        self._changing = threading.RLock()
+        self._outer: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
+        self._inner: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
+        self._held: list[threading.RLock] = []
+
+    def make(self, *, is_inner: bool) -> threading.RLock:
+        gate = threading.RLock()
+        with self._changing:
+            (self._inner if is_inner else self._outer).add(gate)
+        return gate
+
+    def shut(self) -> None:
+        deadline = time.monotonic() + FORK_PATIENCE
+        held: list[threading.RLock] = []
+
+        def take(gates: list[threading.RLock]) -> None:
+            held.extend(gate for gate in gates if gate.acquire(timeout=max(0.0, deadline - time.monotonic())))
+
+        self._changing.acquire()
+        while (others := [gate for gate in self._outer if gate not in held]) and time.monotonic() < deadline:
+            # Whoever holds one of them may be about to make one.
+            self._changing.release()
+            take(others)
+            self._changing.acquire()
+        take(list(self._inner))
+        self._held = held
+
+    def open(self) -> None:
+        held, self._held = self._held, []
+        for gate in held:
+            gate.release()
+        self._changing.release()
+
+    def open_in_child(self) -> None:
+        global pid  # noqa: PLW0603 - a fork is another process
+        pid = os.getpid()
+        self.open()
+
+
+_gates: Final = _Gates()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_gates.shut, after_in_parent=_gates.open, after_in_child=_gates.open_in_child)
+
+
+def gate(*, is_inner: bool = False) -> threading.RLock:
+    """Make a lock that no fork finds held by another thread: forks wait for it, for :data:`FORK_PATIENCE` at most.
+
+    Args:
+        is_inner: Whether it is taken inside of others. While one holds an inner one one takes no other, while one
+            holds another one only inner ones, so that nobody waits for a fork that waits for him.
+    """
+    return _gates.make(is_inner=is_inner)
 
 
 class _Ending:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 
 from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.backends.sqlite.queue import WriterQueue
-from ptb_kvpersistence.errors import ReentryError
+from ptb_kvpersistence.errors import DatabaseError, ReentryError
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.testing.faces import SyncStore
 
@@ -34,6 +35,8 @@ with store.transaction(lock=True):
     print("locked", flush=True)
     time.sleep(60)
 """
+
+FORKS = 40
 
 
 @pytest.fixture
@@ -251,6 +254,137 @@ def test_a_forked_child_does_not_end_its_parents_transaction(file):
                 if not pid:
                     os._exit(0)
         assert dict(store) == {"a": 2}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("is_in_thread", [False, True])
+def test_a_child_of_a_fork_inside_of_a_locked_transaction_is_told_at_once(file, is_in_thread):
+    def write(store):
+        store["child"] = 1
+
+    def write_locked(store):
+        with store.transaction(lock=True):
+            store["child"] = 1
+
+    def write_in_a_loop(store):
+        async def main():
+            async with connect_async(file) as database:
+                await (await database.store("shop")).set("child", 1)
+
+        asyncio.run(main())
+
+    def child(store):
+        began = time.monotonic()
+        assert store.get("before") == 1
+        for attempt in (write, write_locked, write_in_a_loop, write_in_a_grandchild):
+            try:
+                attempt(store)
+            except DatabaseError as error:
+                assert "forked" in str(error)  # noqa: PT017 - in a fork
+            else:
+                return 2
+        with connect(file) as database:
+            assert dict(database.store("shop")) == {"before": 1}
+        return 0 if time.monotonic() - began < 5 else 3
+
+    def write_in_a_grandchild(store):
+        code = fork(lambda: write(store), DatabaseError)
+        raise DatabaseError("forked" if code == 0 else "")
+
+    with connect(file) as database:
+        store = database.create("shop")
+        store["before"] = 1
+        holding = threading.Event()
+
+        def hold():
+            with store.transaction(lock=True):
+                holding.set()
+                time.sleep(1)
+
+        if is_in_thread:
+            thread = threading.Thread(target=hold)
+            thread.start()
+            holding.wait()
+            assert fork(lambda: child(store)) == 0
+            thread.join()
+        else:
+            with store.transaction(lock=True):
+                store["parent"] = 1
+                assert fork(lambda: child(store)) == 0
+            assert dict(store) == {"before": 1, "parent": 1}
+        with store.transaction(lock=True, timeout=5):
+            store["free"] = 1
+        assert fork(lambda: write(store) or 0) == 0
+        assert store["child"] == 1
+
+
+def fork(child, expected=()):
+    """Run something in a fork; give its exit status, 0 where it raised what was expected."""
+    pid = os.fork()
+    if not pid:
+        status = 99
+        try:
+            status = child()
+        except expected:
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_in_the_middle_of_the_work_of_other_threads_can_work(file):
+    def child(number):
+        signal.alarm(20)
+        store[f"child {number}"] = len(store)
+        with store.transaction(lock=True, timeout=15):
+            store["n"] += 1
+        with store.lock("one at a time"):
+            return 0
+
+    def count():
+        while not is_over.is_set():
+            store.increment("n")
+            counted.append(1)
+
+    def read():
+        while not is_over.is_set():
+            assert store.get("n") is not None
+            assert list(store.keys(prefix="child"))[:1] in ([], ["child 0"])
+
+    def lease():
+        while not is_over.is_set():
+            with store.lock("quick"):
+                pass
+
+    is_over, counted = threading.Event(), []
+    with connect(file) as database:
+        store = database.create("shop")
+        store["n"] = 0
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(work) for work in (count, count, read, lease)]
+            try:
+                assert [fork(lambda number=number: child(number)) for number in range(FORKS)] == [0] * FORKS
+            finally:
+                is_over.set()
+            for call in calls:
+                call.result(20)
+        assert store["n"] == len(counted) + FORKS
+        assert len(store) == 1 + FORKS
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_has_a_memory_database_of_its_own():
+    with connect("memory:") as database:
+        store = database.create("shop")
+        with store.transaction(lock=True):
+            store["a"] = 1
+            assert fork(lambda: 0 if store.set("b", 1) and dict(store) == {"b": 1} else 1) == 0
+        assert dict(store) == {"a": 1}
 
 
 async def test_transactions_of_two_stores_at_once(location, store):

@@ -1,9 +1,12 @@
-"""The end of the process: order, once each, and what keeps the others from being called."""
+"""The end of the process: order, once each, and what keeps the others from being called; and what forks wait for."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -114,3 +117,99 @@ def test_a_thread_that_is_no_daemon_and_never_asked_is_not_waited_for_in_vain(tm
     assert ended.code == 0, ended.output
     assert ended.output.split() == ["main", "worker"]
     assert ended.seconds < 10
+
+
+# --- what a fork waits for ---
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+
+
+def forked(child):
+    """Run ``child`` in a fork; give its exit status."""
+    pid = os.fork()
+    if not pid:
+        status = 99
+        try:
+            status = child()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def is_free(gate):
+    """Whether a thread that had nothing to do with it can take it."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(gate.acquire, timeout=5).result()
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("is_inner", [False, True])
+def test_a_fork_waits_until_a_gate_is_open(is_inner):
+    gate, inside, state = process.gate(is_inner=is_inner), threading.Event(), []
+
+    def work():
+        with gate:
+            state.append("begun")
+            inside.set()
+            time.sleep(0.1)
+            state.append("done")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait()
+    assert forked(lambda: 0 if state == ["begun", "done"] and is_free(gate) else 1) == 0
+    thread.join()
+    assert is_free(gate)
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_forks_and_those_who_take_an_inner_gate_inside_of_another_keep_clear_of_each_other():
+    outer, inner, is_over = process.gate(), process.gate(is_inner=True), threading.Event()
+    turns = [0, 0, 0]
+
+    def work(number):
+        while not is_over.is_set():
+            with outer if number else inner:
+                time.sleep(0.001)
+                if number:
+                    with inner:
+                        time.sleep(0.0005)
+                    made = process.gate()
+                    with made:
+                        turns[number] += 1
+                turns[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    begun = time.monotonic()
+    for _ in range(20):
+        assert forked(lambda: 0 if is_free(outer) and is_free(inner) else 1) == 0
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - begun < process.FORK_PATIENCE
+    assert all(turns)
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(process, "FORK_PATIENCE", 0.1)
+    gates = [process.gate(), process.gate(is_inner=True)]
+    inside, is_over = threading.Event(), threading.Event()
+
+    def work():
+        with gates[0], gates[1]:
+            inside.set()
+            is_over.wait(30)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait()
+    assert forked(lambda: 0) == 0
+    is_over.set()
+    thread.join()
+    assert all(map(is_free, gates))

@@ -5,12 +5,12 @@ A named memory database (``memory:name``) is one per process; an unnamed one bel
 
 from __future__ import annotations
 
-import threading
 import uuid
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import (
     TOMBSTONE_LIFETIME,
     in_use,
@@ -81,9 +81,10 @@ class MemoryEngine:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = threading.Lock()
+        self._lock = process.gate()
         self._version = 0
         self._owner: object = None
+        self._pid = process.pid
         self._swept_at = now_ms()
         self._stores: dict[int, _StoreData] = {}
         self._commits: dict[str, int] = {}
@@ -117,7 +118,7 @@ class MemoryEngine:
             BusyError: It writes, and somebody other than ``owner`` has an exclusive session.
         """
         with self._lock:
-            if self._owner is not None and owner is not self._owner and self._writes(request):
+            if self._is_owned and owner is not self._owner and self._writes(request):
                 message = f"{self._name} is locked by an exclusive transaction; try again, or end it"
                 raise BusyError(message)
             return cast("R", self._handlers[type(request)](request))
@@ -127,13 +128,18 @@ class MemoryEngine:
             return request.mode != "open" and self._find(request.name) is None
         return isinstance(request, _WRITES)
 
+    @property
+    def _is_owned(self) -> bool:
+        # A fork has a copy of its own, and nothing of what goes on in its parent.
+        return self._owner is not None and self._pid == process.pid
+
     def begin(self, owner: object) -> None:
         """Begin an exclusive session; BusyError while there is one."""
         with self._lock:
-            if self._owner is not None:
+            if self._is_owned:
                 message = f"{self._name} is locked by an exclusive transaction; try again, or end it"
                 raise BusyError(message)
-            self._owner = owner
+            self._owner, self._pid = owner, process.pid
 
     def end(self) -> None:
         """End the exclusive session."""
@@ -322,7 +328,7 @@ def _alive(change: Change | None, now: int) -> Record | None:
 
 
 _named: dict[str, MemoryEngine] = {}
-_named_lock = threading.Lock()
+_named_lock = process.gate()
 
 
 def named_engine(name: str) -> MemoryEngine:

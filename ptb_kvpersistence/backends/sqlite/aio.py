@@ -420,8 +420,8 @@ class _Peeker:
         if self._connection is None:
             return None
         try:
-            return cast("object", self._connection.execute("PRAGMA data_version").fetchall()[0][0])
-        except sqlite3.Error:
+            return cast("engine.Engine", self._connection.engine).data_version()
+        except DatabaseError:
             return None
 
     def close(self) -> None:

@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.backends.sqlite import schema
+from ptb_kvpersistence.backends.sqlite import forks, schema
 from ptb_kvpersistence.backends.sqlite.checkpoint import CHECKPOINT_EVERY, Checkpointer
 from ptb_kvpersistence.backends.sqlite.failures import refuse_split_pickle, translate, translated
 from ptb_kvpersistence.backends.sqlite.hop import Replies
@@ -100,9 +101,12 @@ class EngineConnection(StatementConnection):
 
     def close(self) -> None:
         """Close the connection and what belongs to it."""
-        if self.engine is not None:
+        if self.engine is None:
+            super().close()
+            return
+        with self.engine.gate:
             self.engine.close()
-        super().close()
+            super().close()
 
 
 def connect(path: str, *, create: bool = True) -> EngineConnection:
@@ -113,7 +117,8 @@ def connect(path: str, *, create: bool = True) -> EngineConnection:
     """
     if create:
         refuse_split_pickle(path)
-    with translated(path):
+    gate = process.gate()
+    with translated(path), gate:
         connection = sqlite3.connect(
             path,
             timeout=0,
@@ -124,7 +129,7 @@ def connect(path: str, *, create: bool = True) -> EngineConnection:
         )
         try:
             is_wal = schema.prepare(connection, path, create=create)
-            connection.engine = Engine(connection, path, is_wal=is_wal)
+            connection.engine = Engine(connection, path, gate, is_wal=is_wal)
         except BaseException:
             connection.close()
             raise
@@ -134,12 +139,22 @@ def connect(path: str, *, create: bool = True) -> EngineConnection:
 class Engine:
     """Performs requests on one connection.
 
-    Attributes:
+    Args:
+        connection: The connection.
+        path: Of its file.
+        gate: Held during each call, so that no fork happens in the middle of one.
         is_wal: Whether the file has a write-ahead log.
+
+    Attributes:
+        gate: As given.
+        is_wal: As given.
     """
 
-    def __init__(self, connection: StatementConnection, path: str, *, is_wal: bool) -> None:
+    def __init__(
+        self, connection: StatementConnection, path: str, gate: AbstractContextManager[Any], *, is_wal: bool
+    ) -> None:
         self._connection = connection
+        self.gate = gate
         self._run = connection.statement
         self._path = path
         self.is_wal = is_wal
@@ -170,6 +185,14 @@ class Engine:
         self._feed_due = time.monotonic() + SWEEP_EVERY
         self._unswept = 0
         self._in_session = False
+        forks.know(self)
+
+    def locked_file(self) -> str | None:
+        """Give the path of the file while a transaction is under way on it."""
+        try:
+            return self._path if self._connection.in_transaction else None
+        except sqlite3.ProgrammingError:  # it was closed
+            return None
 
     def begin_exclusive(self, *, durable: bool) -> None:
         """Take the file's one writer lock for a session, if it is free.
@@ -182,9 +205,10 @@ class Engine:
             DatabaseError: What SQLite said.
         """
         try:
-            self._roll_back_leftovers()
-            self._set_durable(durable)
-            self._run("BEGIN IMMEDIATE")
+            with self.gate:
+                self._roll_back_leftovers()
+                self._set_durable(durable)
+                self._run("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
         self._in_session = True
@@ -196,7 +220,8 @@ class Engine:
             DatabaseError: What SQLite said; nothing was written.
         """
         try:
-            self._end_exclusive(commit, place)
+            with self.gate:
+                self._end_exclusive(commit, place)
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 
@@ -229,7 +254,7 @@ class Engine:
         """
         if not self.is_wal:
             return None
-        with translated(self._path):
+        with translated(self._path), self.gate:
             own = self._connection.total_changes
             return int(self._connection.execute("PRAGMA data_version").fetchall()[0][0]) + (own << 32)
 
@@ -241,9 +266,10 @@ class Engine:
             DatabaseError: What SQLite said; nothing was written.
         """
         try:
-            if self._connection.in_transaction and not self._in_session:
-                self._roll_back_leftovers()
-            return self._handlers[type(request)](request)
+            with self.gate:
+                if self._connection.in_transaction and not self._in_session:
+                    self._roll_back_leftovers()
+                return self._handlers[type(request)](request)
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 
@@ -258,7 +284,7 @@ class Engine:
 
     def _opened_leases(self) -> Leases:
         if self._leases is None:
-            self._leases = Leases(self._path)
+            self._leases = Leases(self._path, self.gate)
         return self._leases
 
     # --- reading ---

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ptb_kvpersistence.backends.sqlite import forks
 from ptb_kvpersistence.errors import (
     BusyError,
     CorruptDatabaseError,
@@ -53,6 +54,12 @@ def translate(error: sqlite3.Error, path: str) -> DatabaseError:
     name = getattr(error, "sqlite_errorname", "") or ""
     text = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "is locked" in text:
+        if forks.has_inherited_lock(path):
+            return DatabaseError(
+                f"{path} cannot be written in this process: it was forked from one that was inside of a transaction "
+                "just then, and SQLite takes the file for locked ever since; fork outside of transactions, "
+                "or start processes anew (with multiprocessing: the start method 'spawn')"
+            )
         return BusyError(f"{path} is locked by another connection; try again, or end what holds it")
     if name.startswith("SQLITE_FULL") or "is full" in text:
         return DatabaseFullError(f"{path}: no space left ({text}); nothing was written, free some space")

@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import (
     ATTACHED_FOR,
     LINE_PATIENCE,
@@ -40,6 +41,7 @@ from ptb_kvpersistence.model import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from ptb_kvpersistence.model import Fence, Requested
 
@@ -102,11 +104,16 @@ def _prepare(connection: sqlite3.Connection, file: str) -> None:
 class Leases:
     """Performs the requests about leases and bots: one attempt each, on the calling thread, one thread at a time.
 
+    Args:
+        path: Of the database.
+        gate: Held during each call, so that no fork happens in the middle of one.
+
     Raises:
         DatabaseError: The file cannot be opened or made; the subclass says why.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, gate: AbstractContextManager[Any] | None = None) -> None:
+        self._gate = gate or process.gate()
         # As SQLite does with its own files: who comes by a symbolic link must meet the others.
         path = os.path.realpath(path)
         self._file = f"{path}-leases"
@@ -120,7 +127,7 @@ class Leases:
             DetachBot: self._detach,
             ListBots: self._list_bots,
         }
-        with self._translated():
+        with self._translated(), self._gate:
             self._open()
 
     def _open(self) -> None:
@@ -135,7 +142,8 @@ class Leases:
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        with self._gate:
+            self._connection.close()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -153,7 +161,7 @@ class Leases:
             BusyError: Another connection is using the file; nothing was done.
             DatabaseError: What SQLite said; nothing was written.
         """
-        with self._translated():
+        with self._translated(), self._gate:
             self._follow()
             return self._handlers[type(request)](request)
 

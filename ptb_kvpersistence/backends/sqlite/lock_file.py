@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 import time
 from typing import Final
+
+from ptb_kvpersistence import process
 
 if sys.platform == "win32":
     import msvcrt
@@ -25,8 +26,8 @@ class LockFile:
     """
 
     _all: Final[set[LockFile]] = set()
-    changing: Final = threading.RLock()
-    """Held while one is opened or closed, and during a fork, so that each is known that a fork inherits."""
+    changing: Final = process.gate(is_inner=True)
+    """Held while one is opened or closed, so that each is known that a fork inherits."""
 
     def __init__(self, path: str) -> None:
         """Open, or create, the file.
@@ -83,7 +84,6 @@ class LockFile:
     @classmethod
     def leave_all_to_parent(cls) -> None:
         """Let go, in a fork, of what was inherited."""
-        cls.changing.release()
         while cls._all:
             cls._all.pop().leave_to_parent()
 
@@ -95,8 +95,4 @@ class LockFile:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=LockFile.changing.acquire,
-        after_in_parent=LockFile.changing.release,
-        after_in_child=LockFile.leave_all_to_parent,
-    )
+    os.register_at_fork(after_in_child=LockFile.leave_all_to_parent)
