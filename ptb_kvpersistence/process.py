@@ -38,6 +38,7 @@ class _Gates:
     """The locks of which a fork waits for each, since its copy of one that is held would never be released."""
 
     def __init__(self) -> None:
+        self._forking = threading.RLock()
         self._changing = threading.RLock()
         self._outer: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
         self._inner: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
@@ -56,6 +57,7 @@ class _Gates:
         def take(gates: list[threading.RLock]) -> None:
             held.extend(gate for gate in gates if gate.acquire(timeout=max(0.0, deadline - time.monotonic())))
 
+        self._forking.acquire()
         self._changing.acquire()
         while (others := [gate for gate in self._outer if gate not in held]) and time.monotonic() < deadline:
             # Whoever holds one of them may be about to make one.
@@ -70,6 +72,7 @@ class _Gates:
         for gate in held:
             gate.release()
         self._changing.release()
+        self._forking.release()
 
     def open_in_child(self) -> None:
         global pid  # noqa: PLW0603 - a fork is another process

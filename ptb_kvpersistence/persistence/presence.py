@@ -62,6 +62,7 @@ class Presence:
         if self._loop is loop and self._pid == os.getpid():
             return
         if self._pid != os.getpid():
+            self._stop()
             self._start()  # what a fork inherits is its parent's
         name = bot_name()
         if name is None:
@@ -125,6 +126,7 @@ class Presence:
             process.forget(self)
 
     def _vanish(self) -> None:
+        self._stop()
         backend = self._store.backend.blocking()
         try:
             detach = administration.detach(self._store.handle, self._name, self._holder)

@@ -262,7 +262,7 @@ class _Session:
         """Give back a lock that comes after its caller was cancelled."""
         task = asyncio.create_task(self.end(None))
         _abandoning.add(task)
-        task.add_done_callback(_abandoning.discard)
+        task.add_done_callback(_abandoned)
 
     async def perform(self, request: Requested[R]) -> R:
         """Perform a reading request."""
@@ -286,6 +286,12 @@ class _Session:
 
 
 _abandoning: Final[set[asyncio.Task[None]]] = set()
+
+
+def _abandoned(task: asyncio.Task[None]) -> None:
+    _abandoning.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody waits for it; without its connection it holds no lock
 
 
 class _Lane:
@@ -325,11 +331,11 @@ class _Lane:
             if self._failure is not None:
                 await cast("asyncio.Future[None]", connection.stop())
                 raise self._failure  # noqa: TRY301 - cleaned up below like any other
-        except BaseException:
+        except BaseException as error:
             self._connection, self._opening, self._failure = None, None, None
-            # Cancelled, it is the loop's end: the worker is to end before it.
-            ended = self.loop.run_in_executor(None, _worker(connection).join, STOP_TIMEOUT)
-            await asyncio.shield(ended)
+            if isinstance(error, asyncio.CancelledError):
+                # It is the loop's end, and the worker is to end before it.
+                await asyncio.shield(self.loop.run_in_executor(None, _worker(connection).join, STOP_TIMEOUT))
             if self._raw is not None:
                 self._raw.close()
             raise
