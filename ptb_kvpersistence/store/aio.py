@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ptb_kvpersistence.model import ABSENT, StoreInfo, check_name
-from ptb_kvpersistence.store import ambient, leases, operations
+from ptb_kvpersistence.store import ambient, arguments, leases, operations
 from ptb_kvpersistence.store.aio_locks import AsyncLock
 from ptb_kvpersistence.store.aio_transaction import AsyncTransaction, run
 from ptb_kvpersistence.store.leases import LEASE_TTL
@@ -65,7 +65,7 @@ class AsyncStore:
             InvalidKeyError: The name cannot be used.
             ConfigurationError: ``keep`` is no duration.
         """
-        settings = None if keep is None else Settings(operations.milliseconds(keep, "keep"))
+        settings = None if keep is None else Settings(arguments.milliseconds(keep, "keep"))
         return AsyncStore(self._backend, self._handle, check_name(name, "domain", allow_empty=True), settings)
 
     async def info(self) -> StoreInfo:
@@ -153,7 +153,9 @@ class AsyncStore:
 
     async def count(self, prefix: str = "", *, start: str | None = None, stop: str | None = None) -> int:
         """Count keys; see :meth:`items`."""
-        return await self._run(operations.count(self._scope, operations.key_range(self._scope, prefix, start, stop)))
+        return await self._run(
+            operations.count(self._scope, arguments.key_range(self._scope.domain, prefix, start, stop))
+        )
 
     async def set(
         self,
@@ -185,14 +187,14 @@ class AsyncStore:
         Cancellation:
             The value may have been written.
         """
-        life = operations.lifetime(ttl, expires_at)
+        life = arguments.lifetime(ttl, expires_at)
         return await self._run(operations.set_item(self._scope, key, value, if_version, life))
 
     async def set_many(
         self, items: Mapping[str, Any], *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
     ) -> None:
         """Write several values, all or none."""
-        await self._run(operations.set_many(self._scope, items, operations.lifetime(ttl, expires_at)))
+        await self._run(operations.set_many(self._scope, items, arguments.lifetime(ttl, expires_at)))
 
     async def update(self, other: Any = (), /, **items: Any) -> None:
         """Write several values, of a mapping or of pairs, all or none."""
@@ -209,7 +211,7 @@ class AsyncStore:
         Raises:
             KeyExistsError: There is an entry.
         """
-        return await self._run(operations.add(self._scope, key, value, operations.lifetime(ttl, expires_at)))
+        return await self._run(operations.add(self._scope, key, value, arguments.lifetime(ttl, expires_at)))
 
     async def replace(self, key: str, value: Any) -> bool:
         """Write a value only where there is one; tell whether there was."""
@@ -255,7 +257,7 @@ class AsyncStore:
         self, key: str, *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
     ) -> bool:
         """Renew an entry's lifetime, or give it another one; tell whether there was an entry."""
-        return await self._run(operations.touch(self._scope, key, operations.lifetime(ttl, expires_at)))
+        return await self._run(operations.touch(self._scope, key, arguments.lifetime(ttl, expires_at)))
 
     @asynccontextmanager
     async def edit(self, key: str, default: Any = ABSENT) -> AsyncIterator[Any]:
@@ -316,7 +318,7 @@ class AsyncStore:
             stop: Only keys before this one.
             reverse: The other way round.
         """
-        keys = operations.key_range(self._scope, prefix, start, stop)
+        keys = arguments.key_range(self._scope.domain, prefix, start, stop)
         async for page in self._pages(keys, reverse=reverse):
             for key, record in page:
                 yield key, operations.decode_value(self._scope, key, record.value)
@@ -325,7 +327,7 @@ class AsyncStore:
         self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
     ) -> AsyncIterator[str]:
         """List keys; see :meth:`items`."""
-        keys = operations.key_range(self._scope, prefix, start, stop)
+        keys = arguments.key_range(self._scope.domain, prefix, start, stop)
         async for page in self._pages(keys, reverse=reverse):
             for key, _ in page:
                 yield key

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
+from ptb_kvpersistence.store.arguments import patience
 from ptb_kvpersistence.store.buffer import Buffer, conflict
 from ptb_kvpersistence.store.face import Face
-from ptb_kvpersistence.store.operations import drive_async, open_store, patience
+from ptb_kvpersistence.store.operations import drive_async, open_store
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, RUN_ATTEMPTS
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.model import BotInfo, ListStores, check_name
 from ptb_kvpersistence.store import administration
 from ptb_kvpersistence.store.aio import AsyncStore
-from ptb_kvpersistence.store.operations import Handle, drive, drive_async, open_store, patience
+from ptb_kvpersistence.store.arguments import patience
+from ptb_kvpersistence.store.operations import Handle, drive, drive_async, open_store
 from ptb_kvpersistence.store.sync import Store
 
 if TYPE_CHECKING:

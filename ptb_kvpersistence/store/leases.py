@@ -30,7 +30,8 @@ from ptb_kvpersistence.errors import (
 )
 from ptb_kvpersistence.model import AcquireLease, Changes, Commit, Fence, LeaseReply, ReleaseLease, check_name
 from ptb_kvpersistence.store import ambient
-from ptb_kvpersistence.store.operations import milliseconds, open_store, patience
+from ptb_kvpersistence.store.arguments import milliseconds, patience
+from ptb_kvpersistence.store.operations import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ptb_kvpersistence.model import ABSENT, check_name
-from ptb_kvpersistence.store import ambient, leases, operations
+from ptb_kvpersistence.store import ambient, arguments, leases, operations
 from ptb_kvpersistence.store.leases import LEASE_TTL
 from ptb_kvpersistence.store.locks import Lock
 from ptb_kvpersistence.store.operations import Entry, Handle, Scope, Settings, drive
@@ -71,7 +71,7 @@ class Store(MutableMapping[str, Any]):
             InvalidKeyError: The name cannot be used.
             ConfigurationError: ``keep`` is no duration.
         """
-        settings = None if keep is None else Settings(operations.milliseconds(keep, "keep"))
+        settings = None if keep is None else Settings(arguments.milliseconds(keep, "keep"))
         return Store(self._backend, self._handle, check_name(name, "domain", allow_empty=True), settings)
 
     def bound_to(self, backend: Any) -> Store:
@@ -119,7 +119,7 @@ class Store(MutableMapping[str, Any]):
         return self
 
     def __len__(self) -> int:
-        return self._run(operations.count(self._scope, operations.key_range(self._scope)))
+        return self._run(operations.count(self._scope, arguments.key_range(self._scope.domain)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -171,23 +171,23 @@ class Store(MutableMapping[str, Any]):
             stop: Only keys before this one.
             reverse: The other way round.
         """
-        return Keys(self, operations.key_range(self._scope, prefix, start, stop), reverse=reverse)
+        return Keys(self, arguments.key_range(self._scope.domain, prefix, start, stop), reverse=reverse)
 
     def values(
         self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
     ) -> ValuesView[Any]:
         """List values in the order of their keys, page by page; see :meth:`keys`."""
-        return Values(self, operations.key_range(self._scope, prefix, start, stop), reverse=reverse)
+        return Values(self, arguments.key_range(self._scope.domain, prefix, start, stop), reverse=reverse)
 
     def items(
         self, prefix: str = "", *, start: str | None = None, stop: str | None = None, reverse: bool = False
     ) -> ItemsView[str, Any]:
         """List keys and values in the order of the keys, page by page; see :meth:`keys`."""
-        return Items(self, operations.key_range(self._scope, prefix, start, stop), reverse=reverse)
+        return Items(self, arguments.key_range(self._scope.domain, prefix, start, stop), reverse=reverse)
 
     def count(self, prefix: str = "", *, start: str | None = None, stop: str | None = None) -> int:
         """Count keys; see :meth:`keys`."""
-        return self._run(operations.count(self._scope, operations.key_range(self._scope, prefix, start, stop)))
+        return self._run(operations.count(self._scope, arguments.key_range(self._scope.domain, prefix, start, stop)))
 
     @overload
     def get(self, key: str) -> Any: ...
@@ -240,14 +240,14 @@ class Store(MutableMapping[str, Any]):
             InvalidKeyError: The key cannot be used.
             ConflictError: The entry has another version.
         """
-        life = operations.lifetime(ttl, expires_at)
+        life = arguments.lifetime(ttl, expires_at)
         return self._run(operations.set_item(self._scope, key, value, if_version, life))
 
     def set_many(
         self, items: Mapping[str, Any], *, ttl: float | timedelta | None = None, expires_at: datetime | None = None
     ) -> None:
         """Write several values, all or none."""
-        self._run(operations.set_many(self._scope, items, operations.lifetime(ttl, expires_at)))
+        self._run(operations.set_many(self._scope, items, arguments.lifetime(ttl, expires_at)))
 
     def update(self, other: Any = (), /, **items: Any) -> None:
         """Write several values, of a mapping or of pairs, all or none."""
@@ -264,7 +264,7 @@ class Store(MutableMapping[str, Any]):
         Raises:
             KeyExistsError: There is an entry.
         """
-        return self._run(operations.add(self._scope, key, value, operations.lifetime(ttl, expires_at)))
+        return self._run(operations.add(self._scope, key, value, arguments.lifetime(ttl, expires_at)))
 
     def replace(self, key: str, value: Any) -> bool:
         """Write a value only where there is one; tell whether there was."""
@@ -292,7 +292,7 @@ class Store(MutableMapping[str, Any]):
 
     def touch(self, key: str, *, ttl: float | timedelta | None = None, expires_at: datetime | None = None) -> bool:
         """Renew an entry's lifetime, or give it another one; tell whether there was an entry."""
-        return self._run(operations.touch(self._scope, key, operations.lifetime(ttl, expires_at)))
+        return self._run(operations.touch(self._scope, key, arguments.lifetime(ttl, expires_at)))
 
     @contextmanager
     def edit(self, key: str, default: Any = ABSENT) -> Iterator[Any]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
+from ptb_kvpersistence.store.arguments import patience
 from ptb_kvpersistence.store.buffer import Buffer, conflict
 from ptb_kvpersistence.store.face import Face
-from ptb_kvpersistence.store.operations import drive, open_store, patience
+from ptb_kvpersistence.store.operations import drive, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,8 @@ from ptb_kvpersistence.errors import (
     WatchGapError,
 )
 from ptb_kvpersistence.model import Changes, Sweep
-from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, patience, prepare
+from ptb_kvpersistence.store.arguments import patience
+from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
