@@ -183,18 +183,19 @@ def _decode(scope: Scope, key: str, record: Record) -> Any:
     return decode_value(scope, key, record.value)
 
 
-def _read(scope: Scope, key: object) -> Generator[Requested[Any], Any, tuple[str, Record | None]]:
-    address = check_address(scope.domain, key)
-    store = _known(scope) or (yield from prepare(scope))
-    (record,) = yield GetMany(store, (address,))
-    return address.key, record
-
-
 def get_request(scope: Scope, key: object) -> GetMany | None:
-    """Give the one request that :func:`get` makes; None where something has to be asked or written before."""
+    """Give the one request that reads a key; None where something has to be asked or written before."""
     address = check_address(scope.domain, key)
     store = _known(scope)
     return GetMany(store, (address,)) if store else None
+
+
+def _read(scope: Scope, key: object) -> Generator[Requested[Any], Any, tuple[str, Record | None]]:
+    request = get_request(scope, key)
+    if request is None:
+        request = GetMany((yield from prepare(scope)), (check_address(scope.domain, key),))
+    (record,) = yield request
+    return request.addresses[0].key, record
 
 
 def value_of(scope: Scope, key: str, record: Record | None, default: Any) -> Any:
