@@ -290,6 +290,8 @@ class ChangesReply(NamedTuple):
             is above all versions given before, so that those of an earlier store of its name have a gap too.
         incarnation: Identity of the store; a cursor belongs to one incarnation.
         more: There are changes after ``head``.
+        expires_in: Milliseconds until the next entry expires, by the database's clock, at the earliest; 0 or less: one
+            that has expired is not swept yet. That of another store may count. None: none will.
     """
 
     changes: list[Change]
@@ -297,6 +299,7 @@ class ChangesReply(NamedTuple):
     horizon: int
     incarnation: str
     more: bool
+    expires_in: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

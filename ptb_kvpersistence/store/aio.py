@@ -285,6 +285,9 @@ class AsyncStore:
     ) -> AsyncWatch:
         """Follow the changes of a domain, across processes: the latest change of each key, in version order.
 
+        It shows as a deletion that an entry has expired: in a file or memory within 100 ms, on a server a few round
+        trips later, and where somebody has the store to himself at that time, within a second of his end.
+
         Either ``async for change in store.watch(since=version):``, or ``async with store.watch() as changes:`` with
         ``async for change in changes:`` inside, which shows all that is written once the block was entered.
 

@@ -317,6 +317,9 @@ class Store(MutableMapping[str, Any]):
     ) -> Watch:
         """Follow the changes of a domain, across processes: the latest change of each key, in version order.
 
+        It shows as a deletion that an entry has expired: in a file or memory within 100 ms, on a server a few round
+        trips later, and where somebody has the store to himself at that time, within a second of his end.
+
         Args:
             domain: Of another domain than this one.
             since: Version, or cursor of an event, after which to begin; None: with what changes from this call on.

@@ -1,6 +1,7 @@
 """Watching a store: the change feed, read again whenever a cheap look says that something was committed.
 
-Only the latest change of a key is seen; states in between may coalesce. An entry that expires appears as a deletion.
+Only the latest change of a key is seen; states in between may coalesce. An entry that expires appears as a deletion:
+each reading of the feed tells when the next one will, and a watcher whose time has come sweeps before it reads.
 """
 
 from __future__ import annotations
@@ -26,22 +27,20 @@ from ptb_kvpersistence.store.arguments import patience
 from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator
 
     from typing_extensions import Self
 
     from ptb_kvpersistence.backends.base import AsyncBackend, Backend
-    from ptb_kvpersistence.model import Requested
+    from ptb_kvpersistence.model import ChangesReply, Requested
     from ptb_kvpersistence.store.operations import Scope
 
 POLL: Final = 0.02
 """Seconds between two looks."""
 PEEK_AGE: Final = 1.0
 """Seconds by which a server's notification channel may have died unnoticed."""
-SWEEP_EVERY: Final = 1.0
-"""Seconds between two sweeps by a watcher, so that expiry shows also of what it has not seen written."""
-MOST_EXPIRING: Final = 1000
-"""Keys of which a watcher remembers when they expire, so that it shows at once."""
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks where nothing was written and nothing should expire: clocks are set, machines sleep."""
 PAGE: Final = 500
 _NEVER: Final = float("inf")
 
@@ -72,9 +71,8 @@ class Feed:
     def __init__(self, scope: Scope, since: int | str | None) -> None:
         self._scope = scope
         self._incarnation, self._since = _parse(since)
-        self._swept_at = time.monotonic()
-        self._expiring: dict[str, int] = {}
-        self._expires_at: float = _NEVER
+        self._due_at = 0.0
+        self._sweep_at = 0.0
         self._has_begun = False
 
     def begin(self) -> Generator[Requested[Any], Any, None]:
@@ -89,43 +87,41 @@ class Feed:
         self._has_begun = True
 
     def read(self) -> Generator[Requested[Any], Any, list[Event]]:
-        """Read the next page of changes."""
+        """Read the next page of changes; what has expired is swept before, so that it is among them."""
         store = yield from prepare(self._scope)
-        if self.is_due():
-            self._swept()
+        reply = yield from self._changes(store)
+        if _is_overdue(reply) and time.monotonic() >= self._sweep_at:
+            swept = 0
             with suppress(BusyError, ReentryError, ReadOnlyError):  # the next time, then
-                yield Sweep(PAGE)
-        assert self._since is not None  # noqa: S101 - set by begin
-        try:
-            reply = yield Changes(store, self._since, (self._scope.domain,), PAGE)
-        except StoreNotFoundError as error:
-            message = "the store was deleted while it was watched; create or open it again"
-            raise WatchGapError(message) from error
-        self._check(reply.incarnation, reply.horizon, reply.head)
+                swept = yield Sweep(PAGE)
+            # Where it did not help, others would have to end first.
+            self._sweep_at = 0.0 if swept else time.monotonic() + LOOK_EVERY
+            reply = yield from self._changes(store)
+        self._note_due(reply.expires_in)
         now = time.time() * 1000
         events = [self._event(change, now, reply.incarnation) for change in reply.changes]
-        self._note_expiry(reply.changes, now)
-        self._since = max(self._since, reply.head)
+        self._since = max(self._since or 0, reply.head)
         return events
 
     def is_due(self) -> bool:
         """Tell whether to read though nothing was written, since something may have expired."""
-        return time.monotonic() - self._swept_at >= SWEEP_EVERY or time.time() * 1000 >= self._expires_at
+        return time.monotonic() >= self._due_at
 
-    def _swept(self) -> None:
-        self._swept_at, now = time.monotonic(), time.time() * 1000
-        # Where another clock decides that it is too early, the next sweep will do.
-        self._expiring = {key: at for key, at in self._expiring.items() if at > now}
-        self._expires_at = min(self._expiring.values(), default=_NEVER)
+    def _changes(self, store: int) -> Generator[Requested[Any], Any, ChangesReply]:
+        assert self._since is not None  # noqa: S101 - set by begin
+        try:
+            reply: ChangesReply = yield Changes(store, self._since, (self._scope.domain,), PAGE)
+        except StoreNotFoundError as error:
+            message = "the store was deleted while it was watched; create or open it again"
+            raise WatchGapError(message) from error
+        self._check(reply.incarnation, reply.horizon, reply.head)
+        return reply
 
-    def _note_expiry(self, changes: Sequence[Any], now: float) -> None:
-        for change in changes:
-            self._expiring.pop(change.key, None)
-            # What has expired already is shown as that.
-            if change.value is not None and (change.expires_at or 0) > now and len(self._expiring) < MOST_EXPIRING:
-                self._expiring[change.key] = change.expires_at
-        if changes:
-            self._expires_at = min(self._expiring.values(), default=_NEVER)
+    def _note_due(self, expires_in: int | None) -> None:
+        now = time.monotonic()
+        self._due_at = now + LOOK_EVERY
+        if expires_in is not None:
+            self._due_at = min(self._due_at, max(now + expires_in / 1000, self._sweep_at))
 
     def _check(self, incarnation: str, horizon: int, head: int) -> None:
         if self._incarnation not in (None, incarnation):
@@ -147,6 +143,10 @@ class Feed:
         except DecodeError as error:
             return Event(change.key, None, False, change.version, cursor, error)
         return Event(change.key, value, False, change.version, cursor)
+
+
+def _is_overdue(reply: ChangesReply) -> bool:
+    return reply.expires_in is not None and reply.expires_in <= 0
 
 
 def _parse(since: int | str | None) -> tuple[str | None, int | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ptb_kvpersistence.errors import KeyNotFoundError
+from ptb_kvpersistence.errors import BusyError, KeyNotFoundError
 from ptb_kvpersistence.model import Address, Changes, Commit, GetMany, Put, SetDomain, Sweep
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.sync import Store
@@ -302,15 +302,26 @@ class Expiry(Suite):
         await orders.set("again", 1)
         assert await left(orders, "again") == about(10000), "the setting is written once per handle"
 
-    @pytest.mark.parametrize("swept", [False, True])
-    async def test_the_feed_shows_a_deletion(self, rival: Store, place: Place, swept: bool) -> None:
+    @pytest.mark.parametrize("swept", ["before", "by the watcher", "not yet"])
+    async def test_the_feed_shows_a_deletion(
+        self, rival: Store, place: Place, swept: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        perform = rival.backend.perform
+
+        def cannot_sweep(request: Any, timeout: float | None = None) -> Any:
+            if isinstance(request, Sweep):
+                raise BusyError("somebody has the store to himself")
+            return perform(request, timeout)
+
         version = rival.set("k", "secret", ttl=1000)
         (event,) = rival.watch(since=0, timeout=0)
         assert (event.value, event.is_deleted) == ("secret", False)
         place.pass_time(1000)
-        if swept:
+        if swept == "before":
             rival.backend.perform(Sweep())
+        if swept == "not yet":
+            monkeypatch.setattr(rival.backend, "perform", cannot_sweep)
         (event,) = rival.watch(since=0, timeout=0)
         assert (event.key, event.value, event.is_deleted) == ("k", None, True)
-        assert (event.version > version) is swept
-        assert len(list(rival.watch(since=version, timeout=0))) == swept
+        assert (event.version > version) is (swept != "not yet")
+        assert len(list(rival.watch(since=version, timeout=0))) == (swept != "not yet")

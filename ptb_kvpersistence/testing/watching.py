@@ -7,13 +7,14 @@ import gc
 import threading
 import time
 from contextlib import aclosing
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
 from ptb_kvpersistence.errors import ConfigurationError, DecodeError, WatchGapError
-from ptb_kvpersistence.model import Commit, DeleteStore, Put, Sweep
+from ptb_kvpersistence.model import Changes, Commit, DeleteStore, Put, Sweep
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.sync import Store
 from ptb_kvpersistence.store.watching import Event
@@ -173,10 +174,55 @@ class Watching(Suite):
     async def test_a_watcher_sees_expiry_as_it_happens(
         self, face: Face, shop: AsyncStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("ptb_kvpersistence.store.watching.SWEEP_EVERY", 0.05)
+        monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 3600)
         await shop.set("k", 1, ttl=0.3)
-        watching = face.start(lambda: take(shop, 2, since=0))
-        assert brief(await asyncio.wait_for(watching, 10)) == [("k", 1), ("k", "deleted")]
+        watching = face.start(lambda: take(shop, 2, since=0, timeout=10))
+        assert brief(await watching) == [("k", 1), ("k", "deleted")]
+
+    async def test_a_watcher_sees_what_was_written_before_expire(
+        self, face: Face, shop: AsyncStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One by one and several at once, in one domain and others, from now on."""
+        monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 3600)
+        monkeypatch.setattr("ptb_kvpersistence.store.watching.PAGE", 3)
+        await shop.set("for ever", 1)
+        await shop.set("much later", 1, ttl=3600)
+        at = time.time() + 2
+        for number in range(6):
+            ends = datetime.fromtimestamp(at + number * 0.2, timezone.utc)
+            await shop.domain("d" if number % 2 else "").set(f"k{number}", 1, expires_at=ends)
+        await shop.set_many({f"n{number}": 1 for number in range(7)}, expires_at=ends)
+        watching = face.start(lambda: take(shop, 10, timeout=10))
+        events = await watching
+        assert all(event.is_deleted for event in events)
+        assert [event.key for event in events[:3]] == ["k0", "k2", "k4"]
+        assert {event.key for event in events[3:]} == {f"n{number}" for number in range(7)}
+
+    async def test_the_feed_tells_when_the_next_entry_expires(
+        self, store: int, shop: AsyncStore, backend: Subject, place: Place
+    ) -> None:
+        async def expires_in() -> int | None:
+            return (await backend.perform(Changes(store, 2**62, ("none",), 1))).expires_in
+
+        assert await expires_in() is None
+        await shop.set("k", 1)
+        assert await expires_in() is None
+        await shop.set("l", 1, ttl=2000)
+        await shop.domain("d").set("k", 1, ttl=1000)
+        found = await expires_in()
+        assert found is not None
+        assert 900_000 < found <= 1_000_000
+        place.pass_time(1500)
+        overdue = await expires_in()
+        assert overdue is not None
+        assert -600_000 < overdue <= -500_000
+        assert await backend.perform(Sweep()) == 1
+        found = await expires_in()
+        assert found is not None
+        assert 400_000 < found <= 500_000
+        await shop.set("l", 1)
+        place.pass_time(1000)
+        assert await expires_in() is None
 
     async def test_a_cursor_of_an_earlier_incarnation(
         self, face: Face, shop: AsyncStore, rival: Store, backend: Subject

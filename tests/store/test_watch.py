@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import gc
 import statistics
 import subprocess
@@ -10,13 +11,14 @@ import sys
 import threading
 import time
 from contextlib import aclosing
+from datetime import datetime, timezone
 
 import pytest
 
 from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
-from ptb_kvpersistence.errors import WatchGapError
-from ptb_kvpersistence.model import Sweep
+from ptb_kvpersistence.errors import BusyError, WatchGapError
+from ptb_kvpersistence.model import Changes, Sweep
 from ptb_kvpersistence.testing.faces import SyncStore
 
 WRITER = """
@@ -153,7 +155,7 @@ async def test_changes_of_another_process(file, face):
 
 
 def test_a_watcher_outlives_a_long_transaction_of_another(file, monkeypatch):
-    monkeypatch.setattr("ptb_kvpersistence.store.watching.SWEEP_EVERY", 0.05)
+    monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 0.05)
     with connect(file, timeout=0.1) as database, connect(file) as elsewhere:
         rival = elsewhere.create("shop")
         store = database.store("shop")
@@ -199,7 +201,7 @@ async def test_it_ends_when_nothing_has_changed_for_so_long(location, face):
 
 @pytest.mark.parametrize("face", ["sync", "async"])
 async def test_what_was_written_while_watching_shows_its_expiry_at_once(location, face, monkeypatch):
-    monkeypatch.setattr("ptb_kvpersistence.store.watching.SWEEP_EVERY", 3600)
+    monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 3600)
     async with connect_async(location) as database:
         store = await database.create("shop")
         seen = []
@@ -228,6 +230,93 @@ async def test_what_was_written_while_watching_shows_its_expiry_at_once(location
     gone = {key: at - set_at for key, is_deleted, at in seen if is_deleted}
     assert gone.keys() == {"soon", "later"}
     assert 0.25 <= gone["soon"] < gone["later"]
+
+
+class Counting:
+    """Counts the requests that a backend is given; for some seconds somebody else has it to himself."""
+
+    def __init__(self, backend, monkeypatch, busy_for):
+        self.requests = collections.Counter()
+        self._perform = backend.perform
+        self._free_at = time.monotonic() + busy_for
+        monkeypatch.setattr(backend, "perform", self)
+
+    def __call__(self, request, *arguments):
+        self.requests[type(request)] += 1
+        if isinstance(request, Sweep) and time.monotonic() < self._free_at:
+            raise BusyError("locked")
+        return self._perform(request, *arguments)
+
+
+@pytest.fixture(params=["sync", "async"])
+def follow(request, location):
+    """Give the events that a watcher of a connection of its own sees, and the requests that it made."""
+
+    def follow_sync(monkeypatch, timeout, busy_for):
+        with connect(location) as elsewhere:
+            store = elsewhere.store("shop")
+            counting = Counting(store.backend, monkeypatch, busy_for)
+            return [(event, time.time()) for event in store.watch(timeout=timeout)], counting.requests
+
+    async def follow_async(monkeypatch, timeout, busy_for):
+        async with connect_async(location) as elsewhere:
+            store = await elsewhere.store("shop")
+            counting = Counting(store.backend, monkeypatch, busy_for)
+            return [(event, time.time()) async for event in store.watch(timeout=timeout)], counting.requests
+
+    async def run(monkeypatch, timeout, busy_for=0.0):
+        if request.param == "sync":
+            return await asyncio.to_thread(follow_sync, monkeypatch, timeout, busy_for)
+        return await follow_async(monkeypatch, timeout, busy_for)
+
+    return run
+
+
+async def test_the_expiry_of_what_was_there_before_shows_within_100_ms(location, follow, monkeypatch):
+    monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 3600)
+    with connect(location) as database:
+        store, other = database.create("shop"), database.create("other")
+        at = time.time() + 0.3
+        for number in range(9):
+            ends = datetime.fromtimestamp(at + number * 0.1, timezone.utc)
+            (store, other, store.domain("d"))[number % 3].set(f"k{number}", 1, expires_at=ends)
+        found, _ = await follow(monkeypatch, 0.8)
+    late = {event.key: seen_at - at - int(event.key[1:]) * 0.1 for event, seen_at in found if event.is_deleted}
+    assert list(late) == ["k0", "k3", "k6"]
+    assert statistics.median(late.values()) < 0.1
+
+
+async def test_what_had_expired_before_shows_at_once(location, follow, monkeypatch):
+    monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 3600)
+    with connect(location) as database:
+        store = database.create("shop")
+        store.set("k", 1, ttl=0.01)
+        store["l"] = 1
+        await asyncio.sleep(0.05)
+        found, _ = await follow(monkeypatch, 0)
+    assert brief([event for event, _ in found]) == [("k", "deleted")]
+
+
+async def test_a_watcher_of_what_does_not_change_writes_nothing(location, follow, monkeypatch):
+    monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 0.2)
+    with connect(location) as database:
+        store = database.create("shop")
+        store["for ever"] = 1
+        store.set("later", 1, ttl=3600)
+        found, requests = await follow(monkeypatch, 0.7)
+    assert found == []
+    assert requests[Sweep] == 0
+    assert 3 <= requests[Changes] <= 6
+
+
+async def test_expiry_that_cannot_be_swept_yet_is_tried_again(location, follow, monkeypatch):
+    monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 0.4)
+    with connect(location) as database:
+        store = database.create("shop")
+        store.set("k", 1, ttl=0.1)
+        found, requests = await follow(monkeypatch, 1.5, busy_for=0.8)
+    assert brief([event for event, _ in found]) == [("k", "deleted")]
+    assert 2 <= requests[Sweep] <= 4
 
 
 # --- gaps ---

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 _WRITES: Final = (Commit, DeleteStore, RenameStore, SetDomain, Sweep)
 
 
+_NEVER: Final = float("inf")
 SWEEP_EVERY: Final = 30_000
 """Milliseconds between two sweeps."""
 
@@ -74,6 +75,8 @@ class _StoreData:
     """Sorted keys per domain, tombstones included; made when first asked for."""
     keep: dict[str, int] = field(default_factory=dict)
     """Milliseconds for which a domain keeps its entries."""
+    expires_at: float = _NEVER
+    """No entry expires before."""
 
 
 class MemoryEngine:
@@ -190,7 +193,14 @@ class MemoryEngine:
         found = found[: request.limit]
         newest = max(data.horizon, next(reversed(data.changes.values())).version if data.changes else 0)
         head = found[-1].version if more else newest
-        return ChangesReply(found, head, data.horizon, data.info.incarnation, more)
+        return ChangesReply(found, head, data.horizon, data.info.incarnation, more, self._expires_in(data))
+
+    @staticmethod
+    def _expires_in(data: _StoreData) -> int | None:
+        now = now_ms()
+        if data.expires_at <= now:  # perhaps that entry has another lifetime since
+            data.expires_at = min((change.expires_at or _NEVER for change in data.changes.values()), default=_NEVER)
+        return None if data.expires_at == _NEVER else int(data.expires_at) - now
 
     def _commit(self, request: Commit) -> CommitReply:
         now, data = now_ms(), self._data(request.store)
@@ -242,6 +252,7 @@ class MemoryEngine:
         if data.changes.pop(address, None) is None:
             data.keys.pop(change.domain, None)
         data.changes[address] = change._replace(version=self._version)
+        data.expires_at = min(data.expires_at, change.expires_at or _NEVER)
         return self._version
 
     def _sweep(self, request: Sweep) -> int:

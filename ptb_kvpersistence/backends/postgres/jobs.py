@@ -223,13 +223,12 @@ class Jobs:
 
         def decode(rows: list[Rows]) -> ChangesReply:
             found = _of_store(rows[0])
-            head, horizon, incarnation = found[0][:3]
-            changes = [Change._make(row[3:]) for row in found if row[3] is not None]
+            head, horizon, incarnation, expires_in = found[0][:4]
+            changes = [Change._make(row[4:]) for row in found if row[4] is not None]
             more = len(changes) > request.limit
             changes = changes[: request.limit]
-            return ChangesReply(
-                changes, changes[-1].version if more else max(head, horizon), horizon, incarnation, more
-            )
+            head = changes[-1].version if more else max(head, horizon)
+            return ChangesReply(changes, head, horizon, incarnation, more, expires_in)
 
         return Job([(self.sql(sql.CHANGES, domains=domains), parameters)], decode)
 

@@ -30,7 +30,12 @@ COUNT: Final = f"""SELECT (SELECT count(*) FROM {{s}}.kv_entries e
         WHERE e.store = s.id AND e.domain = %s AND e.key >= %s{{stop}} AND {_ALIVE})
     FROM {{s}}.kv_stores s WHERE s.id = %s"""
 # OFFSET 0 has the feed's index used: a table that was not analysed yet looks as if its domains were the smaller part.
-CHANGES: Final = f"""SELECT s.head, s.horizon, s.incarnation, e.domain, e.key, {_RECORD} FROM {{s}}.kv_stores s
+CHANGES: Final = f"""SELECT s.head, s.horizon, s.incarnation, n.expires_in, e.domain, e.key, {_RECORD}
+    FROM {{s}}.kv_stores s
+    LEFT JOIN LATERAL (
+        SELECT min(x.expires_at) - {_NOW} AS expires_in FROM {{s}}.kv_entries x
+        WHERE x.store = s.id AND x.expires_at IS NOT NULL
+    ) n ON true
     LEFT JOIN LATERAL (
         SELECT * FROM (
             SELECT * FROM {{s}}.kv_entries c WHERE c.store = s.id AND c.version > %s ORDER BY c.version OFFSET 0

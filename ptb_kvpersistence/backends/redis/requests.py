@@ -164,14 +164,16 @@ class Requests:
             b"%d" % request.limit,
             *((b"-1",) if domains is None else (b"%d" % len(domains), *map(str.encode, domains))),
         )
-        needed = (keys.meta, keys.entries, keys.feed, keys.tombstones)
+        needed = (keys.meta, keys.entries, keys.feed, keys.tombstones, keys.expiry)
         reply = yield from self.router.run(scripts.CHANGES, keys.slot, needed, arguments, task, writes=False)
         if reply[0] == b"gone":
             raise store_gone()
-        _, incarnation, horizon, head, more, items = reply
+        _, incarnation, horizon, head, more, items, expires_in = reply
         changes = [_change(*items[start : start + 4]) for start in range(0, len(items), 4)]
-        head, horizon = int(head), int(horizon)
-        return ChangesReply(changes, head if more else max(head, horizon), horizon, incarnation.decode(), bool(more))
+        horizon = int(horizon)
+        head = int(head) if more else max(int(head), horizon)
+        ends = int(expires_in) if expires_in else None
+        return ChangesReply(changes, head, horizon, incarnation.decode(), bool(more), ends)
 
     # --- writing ---
 

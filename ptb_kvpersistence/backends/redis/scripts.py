@@ -226,8 +226,8 @@ return {'ok', head, text(now), items, more}
 CHANGES: Final = Script(
     BASE,
     """
--- ok incarnation horizon head more {member version raw deleted_at ...}
-local META, ENTRIES, FEED, TOMBSTONES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- ok incarnation horizon head more {member version raw deleted_at ...} expires_in
+local META, ENTRIES, FEED, TOMBSTONES, EXPIRY = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local incarnation, horizon, head = unpack(redis.call('HMGET', META, 'incarnation', 'horizon', 'head'))
 if not head then return {'gone'} end
 local from, limit, count = '(' .. take(), tonumber(take()), tonumber(take())
@@ -260,7 +260,8 @@ for i, raw in ipairs(fetch('HMGET', ENTRIES, members, 1, #members)) do
   items[#items + 1] = raw
   items[#items + 1] = raw and '' or redis.call('ZSCORE', TOMBSTONES, members[i]) or text(now)
 end
-return {'ok', incarnation, horizon, head, more, items}
+local ends = redis.call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES')[2]
+return {'ok', incarnation, horizon, head, more, items, ends and text(tonumber(ends) - now) or ''}
 """,
 )
 

@@ -305,7 +305,7 @@ class Engine:
 
     def _changes(self, request: Changes) -> ChangesReply:
         with self._snapshot():
-            return self._reads.changes(request)
+            return self._reads.changes(request, now_ms())
 
     def _checked(self, request: Checked) -> CheckedReply:
         with self._snapshot():

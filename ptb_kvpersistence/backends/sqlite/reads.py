@@ -38,6 +38,8 @@ _EXISTS = "SELECT 1 FROM stores WHERE id = ?"
 # Of an entry only its latest change is there; rows of the feed that point to earlier ones wait to be swept.
 _CHANGED = "FROM feed CROSS JOIN entries ON entries.entry = feed.entry AND entries.version = feed.version"
 _FEED_FIELDS = "CAST(value AS BLOB), feed.version, updated_at, ttl, expires_at"
+# Of the whole file, since the index on it knows no stores.
+_NEXT_EXPIRY = "SELECT min(expires_at) FROM entries WHERE expires_at IS NOT NULL"
 _IN_ONE_STATEMENT = 500
 
 
@@ -98,13 +100,13 @@ class Reads:
             self.check_store(request.store)
         return found
 
-    def changes(self, request: Changes) -> ChangesReply:
+    def changes(self, request: Changes, now: int) -> ChangesReply:
         """Read the feed; inside a snapshot."""
         wanted, domains = "", request.domains or ()
         if request.domains is not None:
             wanted = f"AND domain IN ({', '.join('?' * len(domains))})"
         info = self._execute(
-            f"SELECT incarnation, horizon, ({HEAD}) FROM stores WHERE id = ?", (request.store,)
+            f"SELECT incarnation, horizon, ({HEAD}), ({_NEXT_EXPIRY}) FROM stores WHERE id = ?", (request.store,)
         ).fetchone()
         if info is None:
             raise store_gone()
@@ -113,12 +115,13 @@ class Reads:
             f" WHERE feed.store = ? AND feed.version > ? {wanted} ORDER BY feed.version LIMIT ?",
             (request.store, request.since, *domains, request.limit + 1),
         ).fetchall()
-        incarnation, horizon, head = info
+        incarnation, horizon, head, expires_at = info
         more = len(rows) > request.limit
         changes = list(map(Change._make, rows[: request.limit]))
         # Also below the horizon a reader gets all that is there, page by page.
         head = changes[-1].version if more else max(head, horizon)
-        return ChangesReply(changes, head, horizon, incarnation, more)
+        expires_in = None if expires_at is None else expires_at - now
+        return ChangesReply(changes, head, horizon, incarnation, more, expires_in)
 
     def failed_checks(self, store: int, checks: Checks, now: int) -> CommitReply | None:
         """Compare what a commit relies on with what is there; inside a snapshot."""
