@@ -13,11 +13,11 @@ from typing import IO, TYPE_CHECKING
 from ptb_kvpersistence.backends.urls import open_backend
 from ptb_kvpersistence.cli.transfers import Bars, open_existing, say, show_moved
 from ptb_kvpersistence.errors import ConfigurationError, KVPersistenceError
-from ptb_kvpersistence.model import ListStores, OpenStore
+from ptb_kvpersistence.model import OpenStore
+from ptb_kvpersistence.store import administration
 from ptb_kvpersistence.store.dumping import Load, check, dump
 from ptb_kvpersistence.store.jsonlines import read_lines
 from ptb_kvpersistence.store.operations import drive
-from ptb_kvpersistence.store.staging import STAGED
 from ptb_kvpersistence.store.transfer import Moved, Step
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(source: str, file: str, *, stores: tuple[str, ...], overwrite: bool) -> 
     """
     is_standard = file == STANDARD
     with closing(open_existing(source)) as backend:
-        names = stores or [info.name for info in backend.perform(ListStores()) if not info.name.startswith(STAGED)]
+        names = stores or tuple(drive(administration.names(), backend.perform))
         infos = [backend.perform(OpenStore(name)) for name in dict.fromkeys(names)]
         if not infos:
             raise ConfigurationError(f"{backend.name} holds no store yet; there is nothing to export")

@@ -11,6 +11,7 @@ from ptb_kvpersistence.model import Count, KeyRange, ListStores, StoreInfo
 from ptb_kvpersistence.persistence.layout import SECTIONS, SHAREABLE, UNCLAIMED, Layout
 from ptb_kvpersistence.persistence.namespaces import list_namespaces
 from ptb_kvpersistence.store.operations import drive
+from ptb_kvpersistence.store.staging import complete, explain
 
 
 def run(target: str) -> None:
@@ -25,8 +26,11 @@ def run(target: str) -> None:
     try:
         stores = backend.perform(ListStores())
         for store in stores:
+            if left := explain(store):
+                console.print(left, markup=False, highlight=False)
+        for store in (found := complete(stores)):
             console.print(_table(backend, store))
-        if not stores:
+        if not found:
             console.print(f"{target} holds no store yet", markup=False, highlight=False)
     finally:
         backend.close()

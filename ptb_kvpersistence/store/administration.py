@@ -12,11 +12,13 @@ from ptb_kvpersistence.model import (
     DeleteStore,
     DetachBot,
     ListBots,
+    ListStores,
     OpenStore,
     RenameStore,
     check_name,
 )
 from ptb_kvpersistence.store.operations import open_store
+from ptb_kvpersistence.store.staging import complete
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from ptb_kvpersistence.store.operations import Handle
 
 _NO_VERSION = 2**62
+
+
+def names() -> Generator[Requested[Any], Any, list[str]]:
+    """List the stores' names, without what is still being copied."""
+    return [store.name for store in complete((yield ListStores()))]
 
 
 def rename(old: str, new: str, *, force: bool) -> Generator[Requested[Any], Any, None]:

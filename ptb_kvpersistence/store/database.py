@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.urls import open_async_backend, open_backend
 from ptb_kvpersistence.codec import Codec
-from ptb_kvpersistence.model import BotInfo, ListStores, check_name
+from ptb_kvpersistence.model import BotInfo, check_name
 from ptb_kvpersistence.store import administration
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.arguments import patience
@@ -74,8 +74,8 @@ class Database:
         return self._store(name, "ensure" if create else "open")
 
     def names(self) -> list[str]:
-        """List the stores' names in code point order."""
-        return [info.name for info in self._backend.perform(ListStores())]
+        """List the stores' names in code point order; those that ``ptb-kv copy`` has not completed are none yet."""
+        return drive(administration.names(), self._backend.perform)
 
     def rename(self, old: str, new: str, *, force: bool = False) -> None:
         """Give a store another name. It stays the same store: whoever has it open goes on with it.
@@ -172,8 +172,8 @@ class AsyncDatabase:
         return await self._store(name, "ensure" if create else "open")
 
     async def names(self) -> list[str]:
-        """List the stores' names in code point order."""
-        return [info.name for info in await self._backend.perform(ListStores())]
+        """List the stores' names in code point order; those that ``ptb-kv copy`` has not completed are none yet."""
+        return await drive_async(administration.names(), self._backend.perform)
 
     async def rename(self, old: str, new: str, *, force: bool = False) -> None:
         """Give a store another name. It stays the same store: whoever has it open goes on with it.

@@ -284,6 +284,25 @@ def _tidy_up(staging: Staging) -> Generator[Requested[Any], Any, None]:
     yield Commit(staging.info.id, (Delete(*_PROGRESS),))
 
 
+def complete(stores: Iterable[StoreInfo]) -> list[StoreInfo]:
+    """Give the stores without those that are still being written."""
+    return [store for store in stores if not store.name.startswith(STAGED)]
+
+
+def explain(store: StoreInfo) -> str:
+    """Say what a store is that has its name from a copy which was broken off, or is being made; else nothing."""
+    for prefix, what, otherwise in (
+        (STAGED, "a copy of store {!r} that is not complete", "or delete it by this name"),
+        (REPLACED, "store {!r} as it was before a copy that takes its place", "or give it another name"),
+    ):
+        if store.name.startswith(prefix):
+            return (
+                f"{store.name} is {what.format(store.name.removeprefix(prefix))}; where nobody is copying just now, "
+                f"that was broken off: run the same `ptb-kv copy` or `import` again, {otherwise}"
+            )
+    return ""
+
+
 def has_entries(store: StoreInfo) -> Generator[Requested[Any], Any, bool]:
     """Tell whether a store has entries in any domain, without those that have expired."""
     pages = Pages(store.id)

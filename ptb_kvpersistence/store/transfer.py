@@ -17,7 +17,7 @@ from ptb_kvpersistence.model import Delete, DeleteStore, ListDomains, ListStores
 from ptb_kvpersistence.store import paging
 from ptb_kvpersistence.store.operations import drive
 from ptb_kvpersistence.store.paging import COPY, Pages, add_up, has_changed, head_of, is_alive
-from ptb_kvpersistence.store.staging import STAGED, Staging, begin, drop, restart, settle, swap, write
+from ptb_kvpersistence.store.staging import STAGED, Staging, begin, complete, drop, restart, settle, swap, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -165,8 +165,7 @@ class Copy:
 
     def _chosen(self) -> Generator[Asked, Any, list[StoreInfo]]:
         if not self._names:
-            stores = yield Asked(Side.SOURCE, ListStores())
-            return [info for info in stores if not info.name.startswith(STAGED)]
+            return complete((yield Asked(Side.SOURCE, ListStores())))
         infos = []
         for name in self._names:
             infos.append((yield Asked(Side.SOURCE, OpenStore(name))))  # noqa: PERF401 - yields

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ptb_kvpersistence import connect
+from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
 from ptb_kvpersistence.backends.memory import MemoryBackend
 from ptb_kvpersistence.backends.sqlite.sync import SQLiteBackend
@@ -311,6 +311,38 @@ def test_a_copy_that_failed_goes_on_where_it_was(tmp_path, source, target, monke
     assert [(store, entries) for store, entries, _ in moved] == [("empty", 0), ("shop", 80), ("бот", 7)]
 
 
+async def test_a_copy_that_was_broken_off_is_no_store_yet(source, tmp_path, run):
+    target = place("sqlite", tmp_path)
+    with pytest.raises(DatabaseFullError):
+        copy(source, Between(target, before=failing_at(RenameStore, 2)))
+    async with connect_async(target) as database:
+        assert await database.names() == ["empty"]
+    with connect(target) as database:
+        assert database.names() == ["empty"]
+        assert len(database.store("ptb:copy:shop").domain("kept")) > 0
+    result = run("info", target).stdout
+    assert "ptb:copy:shop is a copy of store 'shop' that is not complete" in result
+    assert "run the same `ptb-kv copy`" in result
+    assert "store ptb:" not in result
+    run("export", target, tmp_path / "lines")
+    assert b"ptb:copy:" not in (tmp_path / "lines").read_bytes()
+    copy(source, target)
+    with connect(target) as database:
+        assert database.names() == ["empty", "shop", "бот"]
+    assert "ptb:" not in run("info", target).stdout
+
+
+def test_a_copy_that_nobody_goes_on_with_can_be_deleted(tmp_path, run):
+    source, target = fill(place("memory", tmp_path)), place("sqlite", tmp_path)
+    with pytest.raises(DatabaseFullError):
+        copy(source, Between(target, before=failing_at(Commit, 1)), stores=["shop"])
+    assert "no store yet" in run("info", target).stdout
+    with connect(target) as database:
+        assert database.names() == []
+        database.delete("ptb:copy:shop")
+    assert held(target) == {}
+
+
 class Killed(BaseException):
     """The end of the process, for whoever is inside."""
 
@@ -355,15 +387,18 @@ def test_killed_before_or_after_any_request(tmp_path, monkeypatch, overwrite):
     assert number > 60
 
 
-def test_the_store_that_was_to_be_replaced_comes_back(tmp_path):
+def test_the_store_that_was_to_be_replaced_comes_back(tmp_path, run):
     """Killed between the two renamings, and then copied without --overwrite."""
-    source, target = fill(place("memory", tmp_path)), place("memory", tmp_path)
+    source, target = fill(place("memory", tmp_path)), place("sqlite", tmp_path)
     with connect(target) as database:
         database.create("shop")["old"] = 1
     before = held(target)["shop"]
     with pytest.raises(Killed):
         copy(source, Between(target, before=failing_at(RenameStore, 3, lambda _: Killed())), overwrite=True)
     assert "shop" not in held(target)
+    with connect(target) as database:
+        assert database.names() == ["empty", "ptb:replaced:shop"]
+    assert "ptb:replaced:shop is store 'shop' as it was before a copy" in run("info", target).stdout
     with pytest.raises(ConfigurationError, match="already"):
         copy(source, target)
     assert held(target)["shop"] == before
