@@ -20,7 +20,7 @@ def run(source: str, target: str, *, stores: tuple[str, ...], overwrite: bool) -
             operation = Copy(original.name, copy.name, stores=stores, overwrite=overwrite, report=bars.show)
             moved = drive_both(operation.run(), original, copy)
         if not moved:
-            say(f"{original.name} holds no store yet")
+            say(f"{original.name} holds no store yet; nothing was copied", stderr=True)
             return
         show_moved(moved)
         say(f"{original.name} was copied to {copy.name} and compared. What is written to it from now on is not copied.")

@@ -41,10 +41,13 @@ def run(source: str, file: str, *, stores: tuple[str, ...], overwrite: bool) -> 
     with closing(open_existing(source)) as backend:
         names = stores or tuple(drive(administration.names(), backend.perform))
         infos = [backend.perform(OpenStore(name)) for name in dict.fromkeys(names)]
-        if not infos:
-            raise ConfigurationError(f"{backend.name} holds no store yet; there is nothing to export")
         with _reporting(file), _written(file, backend, overwrite=overwrite) as lines, Bars() as bars:
             moved = [drive(dump(info, lines.write, bars.show), backend.perform) for info in infos]
+        if not infos:
+            # The file is there all the same: an older one must not be taken for this one.
+            outcome = "nothing was exported" if is_standard else f"{file} is empty"
+            say(f"{backend.name} holds no store yet; {outcome}", stderr=True)
+            return
         show_moved(moved, stderr=is_standard)
         say(f"{backend.name} was exported to {'standard output' if is_standard else file}.", stderr=is_standard)
 

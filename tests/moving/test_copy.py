@@ -137,7 +137,9 @@ def test_a_source_that_is_not_there_is_not_made(tmp_path, run, command):
 def test_a_source_without_stores(tmp_path, run):
     with connect(tmp_path / "source.db") as database:
         assert database.names() == []
-    assert "no store yet" in run("copy", tmp_path / "source.db", tmp_path / "target.db").stdout
+    result = run("copy", tmp_path / "source.db", tmp_path / "target.db")
+    assert result.stdout == ""
+    assert "source.db holds no store yet; nothing was copied" in result.stderr
     assert not (tmp_path / "target.db").exists()
 
 

@@ -331,10 +331,25 @@ def test_files_that_cannot_be_used(tmp_path, source, run):
     assert "directory" in run("import", tmp_path, tmp_path / "b.db", code=1).stderr.lower()
     assert "No such file" in run("export", source, tmp_path / "none" / "f", code=1).stderr
     assert not (tmp_path / "b.db").exists()
-    with connect(tmp_path / "no stores.db") as database:
-        assert database.names() == []
-    assert "no store yet" in run("export", tmp_path / "no stores.db", tmp_path / "f", code=1).stderr
-    assert not (tmp_path / "f").exists()
+
+
+def test_a_database_without_stores(tmp_path, run):
+    """As with copy this is no error; what is written must not be taken for a whole file that was lost."""
+    database, file = tmp_path / "no stores.db", tmp_path / "lines"
+    with connect(database) as opened:
+        assert opened.names() == []
+    file.write_text("of yesterday")
+    assert "already" in run("export", database, file, code=1).stderr
+    assert file.read_text() == "of yesterday"
+    result = run("export", database, file, "--overwrite")
+    assert result.stdout == ""
+    assert f"no stores.db holds no store yet; {file} is empty" in result.stderr
+    assert file.read_bytes() == b""
+    result = run("export", database, "-")
+    assert result.stdout == ""
+    assert "no stores.db holds no store yet; nothing was exported" in result.stderr
+    assert "nothing in the file" in run("import", file, tmp_path / "b.db", code=1).stderr
+    assert not (tmp_path / "b.db").exists()
 
 
 # --- lines that are wrong ---
