@@ -103,6 +103,53 @@ async def test_a_user_who_may_not(connect_to, backend, store, schema):
         schema.rows(f"DROP ROLE {role}")
 
 
+@pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "transaction_timeout"])
+@pytest.mark.parametrize("then", ["read", "write"])
+async def test_a_transaction_that_the_server_ends(connect_to, own_server, setting, then):
+    backend = connect_to(f"{own_server.url}?options=-c{setting}%3D200")
+    store = (await backend.perform(OpenStore("shop", "ensure"))).id
+    session = await backend.exclusive(store, 2)
+    await asyncio.sleep(0.4)
+    said = rf"ended the transaction, .* than {setting} allows; nothing was written, .* for this role"
+    if then == "read":
+        with pytest.raises(DatabaseError, match=said):
+            await session.perform(GetMany(store, (Address("", "k"),)))
+        await session.end(None)
+    else:
+        with pytest.raises(DatabaseError, match=said):
+            await session.end(Commit(store, (Put("", "k", b"1"),)))
+    assert await backend.perform(GetMany(store, (Address("", "k"),))) == (None,)
+    assert (await backend.perform(Commit(store, (Put("", "k", b"1"),)))).is_committed
+
+
+@pytest.mark.parametrize("is_over", [True, False], ids=["once", "always"])
+async def test_connections_that_are_ended_while_they_are_made(connect_to, own_server, is_over):
+    """As happens when a server is stopped; a trigger at login gives the time for it."""
+    import psycopg
+
+    with psycopg.connect(own_server.url, autocommit=True) as admin:
+        admin.execute("""CREATE FUNCTION wait() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF current_setting('application_name') = 'ptb_kvpersistence' THEN PERFORM pg_sleep(60); END IF; END $$""")
+        admin.execute("CREATE EVENT TRIGGER waiting ON login EXECUTE FUNCTION wait()")
+        backend = connect_to(own_server.url, timeout=3 if is_over else 1)
+        request = asyncio.ensure_future(backend.perform(ListStores()))
+        ended = 0
+        while not (request.done() or (ended and is_over)):
+            await asyncio.sleep(0.05)
+            ended += len(
+                admin.execute("""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name = 'ptb_kvpersistence' AND wait_event = 'PgSleep'""").fetchall()
+            )
+        if is_over:
+            admin.execute("ALTER EVENT TRIGGER waiting DISABLE")
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+            assert await request == ()
+        else:
+            with pytest.raises(DatabaseUnavailableError, match=r"no connections just now \(terminating .*try again$"):
+                await request
+            assert ended > 2
+
+
 async def test_a_newer_format(connect_to, backend, store, schema):
     schema.rows("UPDATE kv_format SET number = number + 1")
     error = await refused(connect_to, schema.url)

@@ -53,13 +53,19 @@ class Failed(Exception):  # noqa: N818 - it never gets to users
 
 _AGAIN: Final = {"40001", "40P01", "23505", "26000", "0A000"}
 _UNPREPARED: Final = {"42P01", "42883", "3F000"}
-_BROKEN: Final = {"57P01", "57P02", "57P05", "25P03", "25P04"}
+_BROKEN: Final = {"57P01", "57P02", "57P05"}
+_ENDED: Final[Mapping[str, str]] = {
+    "25P03": "it did nothing for longer than idle_in_transaction_session_timeout allows",
+    "25P04": "it took longer than transaction_timeout allows",
+}
 _FULL: Final = {"53100"}
 _READ_ONLY: Final[Mapping[str, str]] = {
     "25006": "is read-only; use the primary server, or a role that may write",
     "42501": "must not be written by this user; grant it CREATE and USAGE on the schema, and its tables",
 }
-_SOON: Final = re.compile(r"starting up|shutting down|not yet accept|recovery|too many|connection slots", re.IGNORECASE)
+_SOON: Final = re.compile(
+    r"starting up|shutting down|terminating connection|not yet accept|recovery|too many|connection slots", re.IGNORECASE
+)
 _TLS: Final = re.compile(r"certificate|unknown ca|private key|support SSL|SSL was required", re.IGNORECASE)
 _FATAL: Final = re.compile(r"[A-Z\u0400-\u04ff]{4,}:\s+(?P<reason>[^\n]+)")
 
@@ -125,6 +131,11 @@ def _refused(error: BaseException, state: str, name: str) -> DatabaseError:
     if state == "57014":
         return DatabaseUnavailableError(
             f"{name} did not get ready in time; nothing was written, allow a longer timeout"
+        )
+    if state in _ENDED:
+        return DatabaseError(
+            f"{name} ended the transaction, for {_ENDED[state]}; nothing was written, "
+            "do less inside of it or have that setting raised for this role"
         )
     if state in _FULL:
         return DatabaseFullError(f"{name}: no space left ({said}); nothing was written, free some space")
