@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.arguments import patience
-from ptb_kvpersistence.store.buffer import Buffer, conflict
+from ptb_kvpersistence.store.buffer import Buffer
 from ptb_kvpersistence.store.face import Face
 from ptb_kvpersistence.store.operations import drive_async, open_store
 from ptb_kvpersistence.store.transaction import LOCK_TIMEOUT, RUN_ATTEMPTS
@@ -112,14 +112,21 @@ class AsyncTransaction(Generic[S]):
                 await self._session.end(None)
             raise
         if self._session is not None:
-            await self._session.end(commit)
-        elif commit is not None:
-            await asyncio.shield(asyncio.ensure_future(self._commit(commit)))
+            await self._end(self._session, commit)
+        elif kind is None:
+            finishing = drive_async(self._buffer.finish(commit), self._store.backend.perform)
+            await asyncio.shield(asyncio.ensure_future(finishing))
 
-    async def _commit(self, commit: Commit) -> None:
-        reply = await self._store.backend.perform(commit)
-        if not reply.is_committed:
-            raise conflict()
+    async def _end(self, session: AsyncSession, commit: Commit | None) -> None:
+        try:
+            if commit is not None:
+                await drive_async(self._buffer.settle(), session.perform)
+        except BaseException:
+            await session.end(None)
+            raise
+        await session.end(commit)
+        if commit is not None:
+            self._buffer.settled()
 
 
 async def run(store: S, function: Callable[[S], Awaitable[T]]) -> T:

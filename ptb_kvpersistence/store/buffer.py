@@ -2,7 +2,8 @@
 
 A transaction answers from its own writes first, and remembers what it read, keys and ranges, as checks. Each read sends
 the checks of all earlier ones along, so that the code inside never sees two states of the store; the commit sends them
-once more. Nothing is written before the end. No I/O here: the two faces run these generators.
+once more. Nothing is written before the end, no setting of a domain either. No I/O here: the two faces run these
+generators.
 
 Until the commit only this machine's clock can tell when an own write expires: ``ttl`` counts from the write on, and
 what has expired inside is not shown again. What lives to see the commit has all of its ``ttl`` from there on.
@@ -10,14 +11,13 @@ what has expired inside is not shown again. What lives to see the commit has all
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ptb_kvpersistence.backends.base import lifetime
 from ptb_kvpersistence.backends.base import now as now_ms
-from ptb_kvpersistence.errors import ConflictError, StoreClosedError
+from ptb_kvpersistence.errors import ConflictError, KVPersistenceError, StoreClosedError
 from ptb_kvpersistence.model import (
-    ABSENT,
-    Absent,
     Address,
     Checked,
     Commit,
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ptb_kvpersistence.model import Requested
+    from ptb_kvpersistence.store.operations import Settings
 
 T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 
 class _Write(NamedTuple):
@@ -65,6 +67,14 @@ class _Write(NamedTuple):
         return self.mutation
 
 
+class Savepoint(NamedTuple):
+    """What was written so far."""
+
+    writes: dict[Address, _Write]
+    settings: dict[str, int | None]
+    to_be_stored: set[Settings]
+
+
 class Buffer:
     """What one transaction has read and written so far.
 
@@ -82,24 +92,64 @@ class Buffer:
         self._writes: dict[Address, _Write] = {}
         self._reads: dict[Address, Record | None] = {}
         self._ranges: dict[KeyRange, RangeCheck] = {}
-        self._settings: set[SetDomain] = set()
+        self._settings: dict[str, int | None] = {}
+        self._to_be_stored: set[Settings] = set()
         self._steps = 0
 
-    def savepoint(self) -> dict[Address, _Write]:
+    def savepoint(self) -> Savepoint:
         """Remember the writes so far, for a nested transaction."""
-        return dict(self._writes)
+        return Savepoint(dict(self._writes), dict(self._settings), set(self._to_be_stored))
 
-    def roll_back_to(self, savepoint: dict[Address, _Write]) -> None:
+    def roll_back_to(self, savepoint: Savepoint) -> None:
         """Forget the writes since the savepoint; what was read stays read."""
-        self._writes = savepoint
+        self._writes, self._settings, self._to_be_stored = savepoint
 
     def commit(self) -> Commit | None:
-        """Give the commit of everything written; None if nothing was."""
-        if not self._writes:
+        """Give the commit of everything written; None if nothing was, but for settings outside of a session."""
+        if not self._writes and not (self._settings and self.is_exclusive):
             return None
         now = now_ms()
-        mutations = tuple([write.final(now) for write in self._writes.values()])
-        return Commit(self.store, mutations, self._checks(), None, self._durable)
+        mutations = [write.final(now) for write in self._writes.values()]
+        if self._settings:
+            mutations = list(map(self._kept, mutations))
+        return Commit(self.store, tuple(mutations), self._checks(), None, self._durable)
+
+    def _kept(self, mutation: Put | Delete) -> Put | Delete:
+        """Give what is written the lifetime that the setting of this very transaction will give it."""
+        if isinstance(mutation, Put) and mutation.ttl is None and mutation.expires_at is None:
+            return mutation._replace(ttl=self._settings.get(mutation.domain))
+        return mutation
+
+    def finish(self, commit: Commit | None) -> Generator[Requested[Any], Any, None]:
+        """End a transaction that has no session: commit, and then write the settings.
+
+        No commit takes both. Of the two orders this one leaves nothing behind when the commit is refused.
+
+        Raises:
+            ConflictError: Something that was read has been changed by somebody else.
+        """
+        if commit is not None and not (yield commit).is_committed:
+            raise conflict()
+        if not self._settings:
+            return
+        try:
+            yield from self.settle()
+        except KVPersistenceError as error:
+            if commit is None:
+                raise
+            _logger.warning("a transaction is committed, but the keep of a domain is yet to be stored: %s", error)
+        else:
+            self.settled()
+
+    def settle(self) -> Generator[Requested[Any], Any, None]:
+        """Write the settings; in a session these are rolled back with it."""
+        for domain, keep in self._settings.items():
+            yield SetDomain(self.store, domain, keep)
+
+    def settled(self) -> None:
+        """Note that the settings are stored."""
+        for settings in self._to_be_stored:
+            settings.is_stored = True
 
     def _checks(self) -> tuple[VersionCheck | RangeCheck, ...]:
         if self.is_exclusive:
@@ -119,6 +169,9 @@ class Buffer:
         if type(request) is Commit and not request.checks and len(request.mutations) == 1:
             (mutation,) = request.mutations
             return CommitReply((self._put(mutation),)) if type(mutation) is Put else None
+        if type(request) is SetDomain:
+            self._settings[request.domain] = request.keep
+            return self._to_be_stored
         return None
 
     def perform(self, request: Any) -> Generator[Requested[Any], Any, Any]:
@@ -135,16 +188,7 @@ class Buffer:
             return self._count(request)
         if isinstance(request, Commit):
             return self._write(request)
-        if isinstance(request, SetDomain) and self.is_exclusive:
-            return self._set_domain(request)
         return _pass_on(request)
-
-    def _set_domain(self, request: SetDomain) -> Generator[Requested[Any], Any, Absent]:
-        # The session writes it, so that it is rolled back with the session: ABSENT says that it is not stored yet.
-        if request not in self._settings:
-            yield request
-            self._settings.add(request)
-        return ABSENT
 
     def _ask(self, request: GetMany | Page | Count) -> Generator[Requested[Any], Any, tuple[Any, int, int]]:
         if self.is_exclusive:

@@ -73,7 +73,7 @@ class Handle:
     info: StoreInfo | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Settings:
     """Settings of a domain that are written by the first operation on it.
 
@@ -158,8 +158,11 @@ def prepare(scope: Scope) -> Generator[Requested[Any], Any, int]:
     store = yield from open_store(scope.handle)
     settings = scope.settings
     if settings is not None and not settings.is_stored:
-        # Inside an exclusive transaction the setting may yet be rolled back with it: ABSENT.
-        settings.is_stored = (yield SetDomain(store, scope.domain, settings.keep)) is not ABSENT
+        to_be_stored: set[Settings] | None = yield SetDomain(store, scope.domain, settings.keep)
+        if to_be_stored is None:
+            settings.is_stored = True
+        else:  # with the commit of the transaction, which then says so
+            to_be_stored.add(settings)
     return store
 
 

@@ -65,7 +65,8 @@ class Store(MutableMapping[str, Any]):
         Args:
             name: Its name.
             keep: Seconds, or a timedelta, for which its entries are kept from their last writing on. The setting is
-                stored with the domain by the next operation, and holds for what is written from then on.
+                stored with the domain by the next operation, inside a transaction when that is committed, and holds for
+                what is written from then on.
 
         Raises:
             InvalidKeyError: The name cannot be used.

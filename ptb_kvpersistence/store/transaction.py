@@ -11,7 +11,7 @@ from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import ConflictError, LeaseLostError, ReentryError
 from ptb_kvpersistence.store import ambient, leases
 from ptb_kvpersistence.store.arguments import patience
-from ptb_kvpersistence.store.buffer import Buffer, conflict
+from ptb_kvpersistence.store.buffer import Buffer
 from ptb_kvpersistence.store.face import Face
 from ptb_kvpersistence.store.operations import drive, open_store
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ptb_kvpersistence.backends.base import Session
-    from ptb_kvpersistence.model import R, Requested
+    from ptb_kvpersistence.model import Commit, R, Requested
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Face)
@@ -116,9 +116,20 @@ class Transaction(Generic[S]):
                 self._session.end(None)
             raise
         if self._session is not None:
-            self._session.end(commit)
-        elif commit is not None and not self._store.backend.perform(commit).is_committed:
-            raise conflict()
+            self._end(self._session, commit)
+        elif kind is None:
+            drive(self._buffer.finish(commit), self._store.backend.perform)
+
+    def _end(self, session: Session, commit: Commit | None) -> None:
+        try:
+            if commit is not None:
+                drive(self._buffer.settle(), session.perform)
+        except BaseException:
+            session.end(None)
+            raise
+        session.end(commit)
+        if commit is not None:
+            self._buffer.settled()
 
 
 def run(store: S, function: Callable[[S], T]) -> T:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from ptb_kvpersistence.errors import ConflictError
+from ptb_kvpersistence.model import ListDomains, SetDomain
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.sync import Store
-from ptb_kvpersistence.testing.faces import collect
+from ptb_kvpersistence.testing.faces import Subject, collect
 from ptb_kvpersistence.testing.suite import Suite
 
 FAILURES = [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError]
+LOCKS = pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
 
 
 async def contents(shop: AsyncStore) -> dict[str, Any]:
@@ -26,7 +28,7 @@ class Transactions(Suite):
 
     guarantee = "read-your-writes"
 
-    @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
+    @LOCKS
     async def test_all_is_written_at_the_end(self, shop: AsyncStore, rival: Store, lock: Any) -> None:
         rival["old"] = 1
         async with shop.transaction(lock=lock) as view:
@@ -40,7 +42,7 @@ class Transactions(Suite):
             assert await view.get_many(["a", "b", "old"]) == {"a": 1, "b": 2}
         assert dict(rival) == {"a": 1, "b": 2}
 
-    @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
+    @LOCKS
     async def test_a_transaction_of_a_domain_is_one_of_the_store(
         self, shop: AsyncStore, rival: Store, lock: Any
     ) -> None:
@@ -54,7 +56,7 @@ class Transactions(Suite):
             assert (await contents(view), len(rival.domain("orders"))) == ({"a": 1, "b": 2}, 0)
         assert (dict(rival), dict(rival.domain("orders"))) == ({"root": 2}, {"a": 1, "b": 2})
 
-    @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
+    @LOCKS
     @pytest.mark.parametrize("failure", FAILURES)
     async def test_any_exception_rolls_back(self, shop: AsyncStore, rival: Store, lock: Any, failure: Any) -> None:
         rival["kept"] = 1
@@ -136,7 +138,7 @@ class Transactions(Suite):
             inside = await contents(shop)
         assert dict(rival) == inside == {"n": 10, "list": [1, 2, 3, 4], "gone": 4, "fresh": 6, "x2": 2}
 
-    @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
+    @LOCKS
     async def test_one_transaction_spans_domains(self, shop: AsyncStore, rival: Store, lock: Any) -> None:
         rival.domain("ptb:user_data").set("42", {"coins": 5})
         orders, users = shop.domain("orders"), shop.domain("ptb:user_data")
@@ -162,7 +164,7 @@ class Transactions(Suite):
                 await inner.set("b", 1)
         assert (dict(rival), dict(rival.domain("orders"))) == ({"b": 1}, {"a": 1})
 
-    @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
+    @LOCKS
     async def test_a_domain_keeps_its_setting_though_it_was_first_used_in_a_failed_transaction(
         self, shop: AsyncStore, rival: Store, lock: Any
     ) -> None:
@@ -174,7 +176,7 @@ class Transactions(Suite):
         await orders.set("b", 1)
         assert rival.domain("orders").entry("b").expires_at is not None
 
-    @pytest.mark.parametrize("lock", [False, True], ids=["optimistic", "locked"])
+    @LOCKS
     async def test_a_domain_setting_works_inside_too(self, shop: AsyncStore, rival: Store, lock: Any) -> None:
         orders = shop.domain("orders", keep=60)
         async with shop.transaction(lock=lock):
@@ -184,6 +186,72 @@ class Transactions(Suite):
         async with shop.transaction(lock=lock), shop.domain("more", keep=60).transaction() as view:
             await view.set("c", 1)
         assert rival.domain("more").entry("c").expires_at is not None
+
+    @LOCKS
+    @pytest.mark.parametrize("before", [None, 20_000])
+    async def test_a_domain_setting_is_rolled_back_too(
+        self, store: int, shop: AsyncStore, rival: Store, backend: Subject, lock: Any, before: int | None
+    ) -> None:
+        await backend.perform(SetDomain(store, "orders", before))
+        unchanged = () if before is None else (("orders", before),)
+        with pytest.raises(ValueError, match="no"):
+            async with shop.transaction(lock=lock):
+                await shop.domain("orders", keep=60).set("a", 1)
+                raise ValueError("no")
+        assert await backend.perform(ListDomains(store)) == unchanged
+        async with shop.transaction(lock=lock):
+            await shop.set("root", 1)
+            with pytest.raises(ValueError, match="no"):
+                async with shop.transaction():
+                    await shop.domain("orders", keep=60).set("a", 1)
+                    raise ValueError("no")
+            await shop.domain("orders").set("b", 1)
+        assert await backend.perform(ListDomains(store)) == unchanged
+        assert (rival.domain("orders").entry("b").expires_at is None) is (before is None)
+        assert "a" not in rival.domain("orders")
+
+    @LOCKS
+    async def test_a_domain_setting_that_was_rolled_back_inside_is_stored_later(
+        self, store: int, shop: AsyncStore, backend: Subject, lock: Any
+    ) -> None:
+        orders = shop.domain("orders", keep=60)
+        async with shop.transaction(lock=lock):
+            await shop.domain("more", keep=60).set("a", 1)
+            with pytest.raises(ValueError, match="no"):
+                async with shop.transaction():
+                    await orders.set("a", 1)
+                    raise ValueError("no")
+        assert await backend.perform(ListDomains(store)) == (("more", 60_000),)
+        await orders.set("a", 1)
+        assert await backend.perform(ListDomains(store)) == (("more", 60_000), ("orders", 60_000))
+
+    async def test_a_transaction_that_conflicts_sets_nothing(
+        self, store: int, shop: AsyncStore, rival: Store, backend: Subject
+    ) -> None:
+        with pytest.raises(ConflictError):
+            async with shop.transaction():
+                await shop.domain("orders", keep=60).set("a", await shop.get("k"))
+                rival["k"] = 1
+        assert await backend.perform(ListDomains(store)) == ()
+
+    @LOCKS
+    async def test_a_domain_setting_is_stored_with_the_commit(
+        self, store: int, shop: AsyncStore, rival: Store, backend: Subject, lock: Any
+    ) -> None:
+        async with shop.transaction(lock=lock):
+            await shop.domain("orders").set("before", 1)
+            await shop.domain("orders", keep=120).set("longer", 1)
+            async with shop.transaction():
+                await shop.domain("orders", keep=60).set("a", 1)
+            await shop.domain("orders").set("own", 1, ttl=600)
+            assert await backend.perform(ListDomains(store)) == ()
+        assert await backend.perform(ListDomains(store)) == (("orders", 60_000),)
+        for key, life in {"before": 60_000, "longer": 60_000, "a": 60_000, "own": 600_000}.items():
+            entry = rival.domain("orders").entry(key)
+            assert entry.expires_at == entry.updated_at + life
+        async with shop.transaction(lock=lock):
+            assert await shop.domain("only read", keep=60).get("k") is None
+        assert await backend.perform(ListDomains(store)) == (("only read", 60_000), ("orders", 60_000))
 
     async def test_a_listing_inside_is_whole_over_many_pages(self, shop: AsyncStore, rival: Store) -> None:
         rival.set_many({f"k{n:04}": n for n in range(1200)})

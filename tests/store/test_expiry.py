@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from datetime import datetime, timezone
+from inspect import isawaitable
 
 import pytest
 
-from ptb_kvpersistence.errors import KeyNotFoundError, WatchGapError
-from ptb_kvpersistence.model import Sweep
+from ptb_kvpersistence.errors import DatabaseUnavailableError, KeyNotFoundError, WatchGapError
+from ptb_kvpersistence.model import SetDomain, Sweep
 from ptb_kvpersistence.testing.faces import SyncStore
 
 
@@ -145,6 +146,80 @@ async def test_keep_is_rolled_back_with_an_exclusive_transaction(store, rival, c
         await store.domain("kept", keep=10).set("k", 1)
     clock.advance(10)
     assert [len(rival.domain(name)) for name in ("orders", "others", "kept")] == [2, 1, 0]
+
+
+@pytest.fixture
+def settings(store, monkeypatch):
+    """The requests to set a domain that reach the backend; with something in ``refusing`` they are refused."""
+
+    class Settings(list):
+        refusing = False
+
+        def perform(self, request, *arguments):
+            if isinstance(request, SetDomain):
+                self.append(request)
+                if self.refusing:
+                    raise DatabaseUnavailableError("the server is away")
+            return perform(request, *arguments)
+
+    settings, perform = Settings(), store.backend.perform
+    monkeypatch.setattr(store.backend, "perform", settings.perform)
+    return settings
+
+
+async def test_keep_is_stored_once_also_by_transactions(store, rival, settings):
+    for lock in (False, True):
+        orders = store.domain(f"orders {lock}", keep=10)
+        for _ in range(3):
+            async with store.transaction(lock=lock):
+                await orders.set("k", 1)
+                await orders.set("l", 1)
+        await orders.set("m", 1)
+    assert [request.domain for request in settings] == ["orders False"]
+    assert rival.domain("orders True").entry("m").expires_at is not None
+
+
+async def test_keep_that_could_not_be_stored_behind_the_commit_is_stored_later(store, rival, settings, caplog):
+    orders, settings.refusing = store.domain("orders", keep=10), True
+    async with store.transaction():
+        await orders.set("k", 1)
+    assert "a transaction is committed" in caplog.text
+    assert "the server is away" in caplog.text
+    entry = rival.domain("orders").entry("k")
+    assert entry.expires_at == entry.updated_at + 10_000
+    with pytest.raises(DatabaseUnavailableError):
+        async with store.transaction():
+            assert await orders.get("k") == 1
+    settings.refusing = False
+    await orders.get("k")
+    rival.domain("orders")["l"] = 1
+    assert rival.domain("orders").entry("l").expires_at is not None
+    assert len(settings) == 3
+
+
+async def test_keep_that_is_refused_under_the_lock_ends_the_transaction(store, rival, monkeypatch):
+    class Refusing:
+        def __init__(self, session):
+            self.end = session.end
+
+        def perform(self, request):
+            raise DatabaseUnavailableError("the server is away")
+
+    def exclusive(*arguments, **options):
+        session = begin(*arguments, **options)
+        return refusing(session) if isawaitable(session) else Refusing(session)
+
+    async def refusing(session):
+        return Refusing(await session)
+
+    begin = store.backend.exclusive
+    monkeypatch.setattr(store.backend, "exclusive", exclusive)
+    with pytest.raises(DatabaseUnavailableError):
+        async with store.transaction(lock=True):
+            await store.domain("orders", keep=10).set("k", 1)
+    with rival.transaction(lock=True, timeout=0):
+        rival["free"] = 1
+    assert "k" not in rival.domain("orders")
 
 
 # --- sweeping and the feed ---
