@@ -28,8 +28,6 @@ THEN_CLOSE: Final = 1
 
 pid: int = os.getpid()
 """Of this process; to ask the system for it takes longer than some of what is done for each request."""
-
-
 FORK_PATIENCE: Final = 10.0
 """Seconds that a fork waits for other threads."""
 
@@ -100,7 +98,7 @@ class _Ending:
     """The callbacks of one process."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = pid
         self._lock = threading.Lock()
         self._running = threading.RLock()
         self._callbacks: dict[object, tuple[int, Callable[[], None]]] = {}
@@ -132,7 +130,7 @@ class _Ending:
         self._run()
 
     def _run(self) -> None:
-        if os.getpid() != self.pid:
+        if pid != self.pid:
             return
         with self._running:
             while True:
@@ -152,7 +150,7 @@ _ending = _Ending()
 
 def _current() -> _Ending:
     global _ending  # noqa: PLW0603 - a fork starts with callbacks of its own
-    if _ending.pid != os.getpid():
+    if _ending.pid != pid:
         _ending = _Ending()
     return _ending
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +42,7 @@ class Presence:
         self._start()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._holder = uuid.uuid4().hex
         self._name = ""
         self._is_shown = False
@@ -59,9 +58,9 @@ class Presence:
             bot_name: Gives the bot's name; None for a script without one, which is not attached.
         """
         loop = asyncio.get_running_loop()
-        if self._loop is loop and self._pid == os.getpid():
+        if self._loop is loop and self._pid == process.pid:
             return
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self._stop()
             self._start()  # what a fork inherits is its parent's
         name = bot_name()
@@ -79,7 +78,7 @@ class Presence:
         return loop.create_task(self._attach(), name="ptb_kvpersistence:attach")
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._loop is loop and self._pid == os.getpid():
+        if self._loop is loop and self._pid == process.pid:
             self._sign = self._give_sign(loop)
 
     async def _attach(self) -> None:
@@ -111,7 +110,7 @@ class Presence:
 
     async def leave(self) -> None:
         """Detach the bot, until it is shown again. Never raises for I/O."""
-        if not self._is_shown or self._pid != os.getpid():
+        if not self._is_shown or self._pid != process.pid:
             return
         self._is_shown = False
         self._stop()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import random
 import threading
 import time
@@ -19,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import lease_lost, now
 from ptb_kvpersistence.errors import (
     BusyError,
@@ -69,7 +69,7 @@ class Lease:
         self.holder = request.holder
         self.ttl = request.ttl
         self.is_over = False
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._is_lost = False
         self.renewed(since)
 
@@ -86,7 +86,7 @@ class Lease:
             and not self.is_over
             and time.monotonic() < self._until.monotonic
             and now() < self._until.wall
-            and self._pid == os.getpid()
+            and self._pid == process.pid
         )
 
     def check(self) -> None:
@@ -104,7 +104,7 @@ class Lease:
     @property
     def is_own(self) -> bool:
         """Whether this process acquired it, not one that it was forked from."""
-        return self._pid == os.getpid()
+        return self._pid == process.pid
 
     @property
     def seconds_left(self) -> float:
@@ -195,14 +195,14 @@ def fenced(backend: object, perform: Callable[[Any], Any]) -> Callable[[Any], An
 
 _tasks: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
 _numbers: Final = itertools.count(1)
-_process = (os.getpid(), uuid.uuid4().hex)
+_process = (process.pid, uuid.uuid4().hex)
 
 
 def holder() -> str:
     """Name the caller, so that no other thread, task or process has the same name."""
     global _process  # noqa: PLW0603 - a fork is another process
-    if _process[0] != os.getpid():
-        _process = (os.getpid(), uuid.uuid4().hex)
+    if _process[0] != process.pid:
+        _process = (process.pid, uuid.uuid4().hex)
     _, task = caller()
     number = _tasks.setdefault(task, next(_numbers)) if isinstance(task, asyncio.Task) else 0
     return f"{_process[1]}:{threading.get_ident()}:{number}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import KVPersistenceError, ReentryError
 from ptb_kvpersistence.model import ReleaseLease, RenewLease
 from ptb_kvpersistence.store import leases
@@ -114,7 +114,7 @@ class _Renewer:
     """Renews the leases of one process, from one thread that sleeps while there are none."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = process.pid
         self._condition = threading.Condition()
         self._due: dict[Lease, tuple[float, Backend]] = {}
         self._thread: threading.Thread | None = None
@@ -175,6 +175,6 @@ _renewer = _Renewer()
 
 def _current() -> _Renewer:
     global _renewer  # noqa: PLW0603 - a fork has no threads, and no leases
-    if _renewer.pid != os.getpid():
+    if _renewer.pid != process.pid:
         _renewer = _Renewer()
     return _renewer

@@ -97,7 +97,7 @@ def test_two_threads_that_end_at_once_call_each_once(ending):
 
 def test_a_fork_starts_with_none(ending, monkeypatch):
     process.at_end("a", process.SAVE_FIRST, lambda: pytest.fail("called in the child"))
-    monkeypatch.setattr(process.os, "getpid", lambda: ending.pid + 1)
+    monkeypatch.setattr(process, "pid", ending.pid + 1)
     ending._run()
     process.forget("a")
     assert process._ending is not ending

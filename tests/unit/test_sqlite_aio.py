@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 import time
@@ -339,8 +338,7 @@ async def test_a_child_leaves_the_connections_of_its_parent_alone(backend, store
     await backend.perform(put(store, "parent"))
     token = backend.peek()
     mine = list(backend._lanes.values())
-    pid = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+    monkeypatch.setattr(process, "pid", process.pid + 1)
     assert backend.peek() is None
     backend._stop_all()
     await backend.perform(put(store, "child"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from contextlib import AsyncExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -101,7 +100,7 @@ class AsyncPostgresBackend:
         self.name = self._location.name
         self.is_open = True
         self._timeout = timeout
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
 
     def _here(self) -> _OfLoop:
@@ -117,9 +116,9 @@ class AsyncPostgresBackend:
         return found
 
     def _leave_foreign(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             inherited.append(self._loops)
-            self._loops, self._pid = {}, os.getpid()
+            self._loops, self._pid = {}, process.pid
         for loop in [loop for loop in self._loops if loop.is_closed()]:
             self._loops.pop(loop).finish()
 
@@ -211,7 +210,7 @@ class AsyncPostgresBackend:
         return PostgresBackend(self._url, timeout=self._timeout)
 
     def _stop_all(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             return
         while self._loops:
             self._loops.popitem()[1].finish()
@@ -225,7 +224,7 @@ class AsyncPostgresBackend:
             A token; equal tokens mean that nothing was committed between, as far as was known ``max_age`` seconds ago.
             None where that cannot be told: always for less than 0.1 s, and through a pooler.
         """
-        if not self.is_open or self._pid != os.getpid():
+        if not self.is_open or self._pid != process.pid:
             return None
         try:
             loop = asyncio.get_running_loop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import psycopg
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.postgres import statements as sql
 from ptb_kvpersistence.backends.postgres.attempts import (
@@ -57,7 +57,7 @@ class PostgresBackend:
         self._begin_process()
 
     def _begin_process(self) -> None:
-        self._pid = os.getpid()
+        self._pid = process.pid
         self.runner = Runner(self._location, self._timeout)
         self._sessions: dict[tuple[int, int], _Session] = {}
         self._channel: Channel | None = None
@@ -67,7 +67,7 @@ class PostgresBackend:
         if not self.is_open:
             message = f"{self.name} was closed; connect again"
             raise StoreClosedError(message)
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             inherited.extend((*self.runner.pool.all(), *self._sessions.values(), self._channel))
             self._begin_process()
 
@@ -138,7 +138,7 @@ class PostgresBackend:
     def session_ended(self, session: _Session) -> None:
         """Note that a session is over, and keep its connection for others."""
         self._sessions.pop(session.key, None)
-        if self._pid == os.getpid():
+        if self._pid == process.pid:
             session.gates.close()
             self.runner.pool.give(session.connection)
 
@@ -182,7 +182,7 @@ class PostgresBackend:
 
     def close(self) -> None:
         """Close the connections; later requests raise StoreClosedError."""
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self.is_open = True
             self._check_usable()
         self.is_open = False
@@ -246,7 +246,7 @@ class _Session:
             resolved(backend.name, failure, is_applied=is_applied)
 
     def _roll_back(self) -> None:
-        if self._backend._pid != os.getpid() or self.connection.closed:  # noqa: SLF001 - as one
+        if self._backend._pid != process.pid or self.connection.closed:  # noqa: SLF001 - as one
             return
         self.connection.deadline = time.monotonic() + 1.0
         try:

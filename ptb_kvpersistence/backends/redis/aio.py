@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ptb_kvpersistence import process
@@ -48,7 +47,7 @@ class AsyncRedisBackend:
         self.is_open = True
         self._timeout = timeout
         self._requests = Requests(self._settings)
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
     def _loop(self) -> _Loop:
@@ -56,16 +55,16 @@ class AsyncRedisBackend:
             raise closed(self.name)
         loop = asyncio.get_running_loop()
         mine = self._loops.get(loop)
-        if mine is None or self._pid != os.getpid():
+        if mine is None or self._pid != process.pid:
             self._leave_foreign()
             mine = self._loops[loop] = _Loop(self._settings)
             process.at_end(self, process.THEN_CLOSE, self._abandon_all)
         return mine
 
     def _leave_foreign(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             inherited.append(self._loops)
-            self._loops, self._pid = {}, os.getpid()
+            self._loops, self._pid = {}, process.pid
             self._requests.after_fork()
         for loop in [loop for loop in self._loops if loop.is_closed()]:
             self._loops.pop(loop).abandon()
@@ -147,7 +146,7 @@ class AsyncRedisBackend:
         """End a session."""
         is_well = False
         try:
-            if self._pid == os.getpid():
+            if self._pid == process.pid:
                 await self._drive(mine, self._requests.end(held, commit, self._timeout), caller)
                 is_well = True
         finally:
@@ -156,7 +155,7 @@ class AsyncRedisBackend:
 
     def peek(self, max_age: float = 0.0) -> object | None:
         """Look at notifications without I/O: equal tokens mean that nothing was committed between."""
-        if max_age < SHORTEST or self._pid != os.getpid() or not self.is_open:
+        if max_age < SHORTEST or self._pid != process.pid or not self.is_open:
             return None
         try:
             mine = self._loop()
@@ -187,7 +186,7 @@ class AsyncRedisBackend:
         self._abandon_all()
 
     def _abandon_all(self) -> None:
-        if self._pid == os.getpid():
+        if self._pid == process.pid:
             while self._loops:
                 self._loops.popitem()[1].abandon()
 

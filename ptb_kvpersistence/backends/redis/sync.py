@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import threading
 import time
 import uuid
@@ -17,6 +16,7 @@ from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.redis import settings as settings_of
 from ptb_kvpersistence.backends.redis.notices import SHORTEST, Notices
@@ -69,14 +69,14 @@ class RedisBackend:
         self._start()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._pools = _Pools(self._settings)
         self._links: list[Link] = []
         self._holders: set[tuple[int, int]] = set()
         self._notices: Notices | None = None
 
     def _check(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             inherited.append((self._pools, self._links, self._notices))
             self._start()
             self._requests.after_fork()
@@ -182,7 +182,7 @@ class RedisBackend:
         self._holders.discard((ident, held.store))
         is_well = False
         try:
-            if self._pid == os.getpid():
+            if self._pid == process.pid:
                 self._drive(self._requests.end(held, commit, self._timeout))
                 is_well = True
         finally:
@@ -196,7 +196,7 @@ class RedisBackend:
 
     def peek(self, max_age: float = 0.0) -> object | None:
         """Look for notifications: equal tokens mean that nothing was committed between, up to ``max_age`` s late."""
-        if max_age < SHORTEST or self._pid != os.getpid() or not self.is_open:
+        if max_age < SHORTEST or self._pid != process.pid or not self.is_open:
             return None
         if self._notices is None:
             listen = functools.partial(subscribe, self._settings)
@@ -206,7 +206,7 @@ class RedisBackend:
     def close(self) -> None:
         """Close the connections; later requests raise StoreClosedError."""
         self.is_open = False
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             inherited.append((self._pools, self._links, self._notices))
             self._start()
         if self._notices is not None:

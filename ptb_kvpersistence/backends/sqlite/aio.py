@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -50,7 +49,7 @@ class AsyncSQLiteBackend:
         self.name = path
         self.is_open = True
         self._timeout = timeout
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._lanes: dict[tuple[asyncio.AbstractEventLoop, engine.Kind], _Lane] = {}
         self._free: dict[asyncio.AbstractEventLoop, list[_Lane]] = {}
         self._holders: dict[object, _Session] = {}
@@ -128,7 +127,7 @@ class AsyncSQLiteBackend:
     def _lane(self, kind: engine.Kind) -> _Lane:
         key = (asyncio.get_running_loop(), kind)
         lane = self._lanes.get(key)
-        if lane is not None and self.is_open and self._pid == os.getpid():
+        if lane is not None and self.is_open and self._pid == process.pid:
             return lane
         if not self.is_open:
             raise closed(self.name)
@@ -153,11 +152,11 @@ class AsyncSQLiteBackend:
             await asyncio.wait(settling, timeout=STOP_TIMEOUT)
 
     def _leave_foreign(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             inherited.extend((*self._lanes.values(), *self._free.values(), *self._holders.values(), self._peeker))
             self._free, self._holders = {}, {}
             self._forget_ends()
-            self._lanes, self._peeker, self._pid = {}, None, os.getpid()
+            self._lanes, self._peeker, self._pid = {}, None, process.pid
         # Loops of other threads come and go meanwhile.
         for key in [key for key in list(self._lanes) if key[0].is_closed()]:
             left = self._lanes.pop(key, None)
@@ -183,7 +182,7 @@ class AsyncSQLiteBackend:
 
         Source: https://www.sqlite.org/pragma.html#pragma_data_version
         """
-        if self._pid != os.getpid() or not self._lanes:
+        if self._pid != process.pid or not self._lanes:
             return None
         if self._peeker is None:
             self._peeker = _Peeker(self.name)
@@ -214,7 +213,7 @@ class AsyncSQLiteBackend:
         self._stop_all()
 
     def _stop_all(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             return
         self._forget_ends()
         while self._lanes:

@@ -16,6 +16,8 @@ import sys
 import threading
 from typing import Final
 
+from ptb_kvpersistence import process
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -38,7 +40,7 @@ class _Process:
     """The files of one process; a fork starts anew, since locks are not inherited."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = process.pid
         self.mutex = threading.Lock()
         self.files: dict[tuple[int, int], _File] = {}
 
@@ -48,7 +50,7 @@ _process = _Process()
 
 def _current() -> _Process:
     global _process  # noqa: PLW0603 - a fork starts with files of its own
-    if _process.pid != os.getpid():
+    if _process.pid != process.pid:
         _process = _Process()
     return _process
 
