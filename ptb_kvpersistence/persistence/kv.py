@@ -401,7 +401,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return self._ticket(self._keeper.cycle(), None)
 
     def _ticket(self, cycle: Cycle, error: EncodeError | None) -> Coroutine[Any, Any, None]:
-        return Ticket(lambda: self._keeper.deliver(cycle, error))
+        return Ticket(self._keeper.deliver, cycle, error)
 
     async def flush(self) -> None:
         """Save everything, and let go of the file. The next call opens it again.
