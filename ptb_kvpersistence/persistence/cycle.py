@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from ptb_kvpersistence.errors import EncodeError
 
-    Deliver = Callable[["Cycle", EncodeError | None], Coroutine[Any, Any, None]]
-
 
 class Cycle:
     """One round of captures that goes into one commit.
+
+    Args:
+        deliver: Waits for that, and raises its error, or the given one.
 
     Attributes:
         task: Commits it; None until a loop is there.
@@ -29,9 +30,10 @@ class Cycle:
         waiters: One future per awaiter, so that none can cancel the others.
     """
 
-    __slots__ = ("error", "has_tickets", "task", "waiters")
+    __slots__ = ("deliver", "error", "has_tickets", "task", "waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, deliver: Callable[[Cycle, EncodeError | None], Coroutine[Any, Any, None]]) -> None:
+        self.deliver = deliver
         self.task: asyncio.Task[None] | None = None
         self.error: Exception | None = None
         self.has_tickets = False
@@ -53,32 +55,28 @@ class Ticket(Coroutine[Any, Any, None]):
     their own, and the first one of a cycle, so that its error is one of the outcomes and not each of them.
 
     Args:
-        deliver: Makes the body.
         cycle: What it waits for.
         error: Its own error, if it has one.
     """
 
-    __slots__ = ("_body", "_cycle", "_deliver", "_error", "_is_alone")
+    __slots__ = ("_body", "_cycle", "_error", "_kin")
 
-    def __init__(self, deliver: Deliver, cycle: Cycle, error: EncodeError | None) -> None:
-        self._deliver = deliver
+    def __init__(self, cycle: Cycle, error: EncodeError | None) -> None:
         self._cycle = cycle
         self._error = error
-        self._is_alone = error is not None or not cycle.has_tickets
+        self._kin = cycle if error is None and cycle.has_tickets else object()
         self._body: Coroutine[Any, Any, None] | None = None
         cycle.has_tickets = True
 
     def __eq__(self, other: object) -> bool:
-        if type(other) is not Ticket or self._is_alone or other._is_alone:
-            return self is other
-        return self._cycle is other._cycle
+        return type(other) is Ticket and self._kin is other._kin
 
     def __hash__(self) -> int:
-        return hash(self._cycle)
+        return hash(self._kin)
 
     def _started(self) -> Coroutine[Any, Any, None]:
         if self._body is None:
-            self._body = self._deliver(self._cycle, self._error)
+            self._body = self._cycle.deliver(self._cycle, self._error)
         return self._body
 
     def send(self, value: Any) -> Any:
