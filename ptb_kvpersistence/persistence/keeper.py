@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -474,7 +475,7 @@ class Keeper:
 
     def finish(self) -> None:
         """Save, without a loop, what is not saved yet; what cannot be saved goes to a rescue file."""
-        if self._pid != process.pid:
+        if self._pid != os.getpid():
             return
         self._is_watched = False
         self.replica.land()
