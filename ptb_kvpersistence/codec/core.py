@@ -60,12 +60,12 @@ class Codec:
         self._registry.register(cls)
         self._handlers.clear()
 
-    def encode(self, value: object, place: str = "value") -> bytes:
+    def encode(self, value: object, place: object = "value") -> bytes:
         """Write a value as JSON text.
 
         Args:
             value: The value; it is not changed. Two places that hold the same object get a copy each.
-            place: What to call the value in an error, for example ``user_data[42]``.
+            place: What to call the value in an error, for example ``user_data[42]``; made a str only then.
 
         Returns:
             UTF-8 bytes, the same for the same value.
@@ -78,7 +78,7 @@ class Codec:
                 return orjson.dumps(value, None, OPTIONS)
         except (TypeError, RuntimeError):
             pass  # for the long way to tell what it is
-        return self._encode_slowly(value, place)
+        return self._encode_slowly(value, str(place))
 
     def decode(self, text: bytes | str, place: str = "value") -> Any:
         """Read what :meth:`encode` or any other JSON writer wrote.

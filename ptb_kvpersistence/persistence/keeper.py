@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -124,7 +123,7 @@ class Keeper:
         """Begin with nothing in memory."""
         self.replica = Replica(self.codec, self.policies)
         self.last_saved_at: datetime | None = None
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._touched: dict[EntityId, State] = {}
         self._touched_before: dict[EntityId, State] = {}
         self._unencodable: dict[EntityId, str] = {}
@@ -141,7 +140,7 @@ class Keeper:
 
     def _check_process(self) -> None:
         # What a fork inherits belongs to the parent, which saves it; the child starts anew.
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self._start()
 
     def _check_loop(self) -> None:
@@ -193,9 +192,11 @@ class Keeper:
 
     def capture(self, entity: EntityId, text: bytes | None) -> None:
         """Note what memory holds now; see Replica.capture."""
-        self._check_process()
+        if self._pid != process.pid:
+            self._start()
         self.replica.capture(entity, text)
-        self._unencodable.pop(entity, None)
+        if self._unencodable:
+            self._unencodable.pop(entity, None)
 
     def forget_live(self, entity: EntityId) -> None:
         """Forget PTB's object of an entity that was dropped; a handler may already fill another one."""
@@ -209,10 +210,11 @@ class Keeper:
     def cycle(self) -> Cycle:
         """Give the cycle that captures belong to, and see that it gets committed."""
         self._captured_at = time.monotonic()
-        self._watch_the_end()
+        if not self._is_watched:
+            self._watch_the_end()
         cycle = self._cycle
         if cycle is None:
-            cycle = self._cycle = Cycle()
+            cycle = self._cycle = Cycle(self.deliver)
         if cycle.task is None and not self.on_flush:
             try:
                 self._check_loop()
@@ -273,7 +275,7 @@ class Keeper:
     def capture_value(self, entity: EntityId, value: object) -> EncodeError | None:
         """Capture what memory holds now as a value; gives the error if it cannot be stored, which is logged too."""
         try:
-            text = self.replica.encode(entity, value)
+            text = self.codec.encode(value, entity)
         except EncodeError as error:
             self.report_unencodable(entity, error)
             return error
@@ -389,7 +391,7 @@ class Keeper:
 
     async def refresh(self, entity: EntityId, live: Any) -> None:
         """Bring one of PTB's objects up to the store, in place. Never raises for I/O or undecodable data."""
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self._start()
         state = self.replica.state(entity)
         if state.live is not live:
@@ -472,7 +474,7 @@ class Keeper:
 
     def finish(self) -> None:
         """Save, without a loop, what is not saved yet; what cannot be saved goes to a rescue file."""
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             return
         self._is_watched = False
         self.replica.land()

@@ -12,7 +12,7 @@ from telegram import Bot
 from telegram.ext import BasePersistence, ContextTypes, ConversationHandler, PersistenceInput
 
 from ptb_kvpersistence.backends.urls import parse
-from ptb_kvpersistence.errors import ConfigurationError, EncodeError
+from ptb_kvpersistence.errors import ConfigurationError
 from ptb_kvpersistence.persistence.callbacks import CallbackLedger
 from ptb_kvpersistence.persistence.cycle import Ticket
 from ptb_kvpersistence.persistence.dict_json import DictJSON, format_dict_json, parse_dict_json
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ptb_kvpersistence.codec import Codec
-    from ptb_kvpersistence.persistence.cycle import Cycle
     from ptb_kvpersistence.persistence.sections import CallbackData
 
     Data = dict[Any, Any]
@@ -359,7 +358,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
     def update_callback_data(self, data: CallbackData) -> Coroutine[Any, Any, None]:
         """Take the callback data, of which only the difference is written; see :meth:`update_user_data`."""
         error = self._ledger.capture(self._keeper, data)
-        return self._ticket(self._keeper.cycle(), error)
+        return Ticket(self._keeper.cycle(), error)
 
     def drop_user_data(self, user_id: int) -> Coroutine[Any, Any, None]:
         """Delete the data of a user; see :meth:`update_user_data`."""
@@ -370,11 +369,12 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         return self._drop(EntityId("chat_data", check_id("chat_data", chat_id)))
 
     def _update(self, entity: EntityId, data: object) -> Coroutine[Any, Any, None]:
-        error = self._keeper.capture_value(entity, data)
+        keeper = self._keeper
+        error = keeper.capture_value(entity, data)
         if not self._is_live(entity, data):
             # A script hands over other objects than it was given; those must not win over these later.
-            self._keeper.forget_live(entity)
-        return self._ticket(self._keeper.cycle(), error)
+            keeper.forget_live(entity)
+        return Ticket(keeper.cycle(), error)
 
     def _is_live(self, entity: EntityId, data: object) -> bool:
         """Tell whether data is what PTB's own object holds, as it always is when PTB hands over a copy."""
@@ -382,10 +382,10 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
         live = state.live
         if live is NOTHING or live is data:
             return True
-        text = state.ours if isinstance(state.captured, Nothing) else state.captured
         try:
             if type(live) is dict and type(data) is dict and live == data:
                 return True
+            text = state.ours if isinstance(state.captured, Nothing) else state.captured
             return self._keeper.replica.encode(entity, live) == text
         except Exception:  # noqa: BLE001 - what a user's class raises when it is compared says nothing
             return True
@@ -398,10 +398,7 @@ class KVPersistence(BasePersistence[UD, CD, BD]):
             return self._update(entity, live)
         self._keeper.capture(entity, None)
         self._keeper.forget_live(entity)
-        return self._ticket(self._keeper.cycle(), None)
-
-    def _ticket(self, cycle: Cycle, error: EncodeError | None) -> Coroutine[Any, Any, None]:
-        return Ticket(lambda: self._keeper.deliver(cycle, error))
+        return Ticket(self._keeper.cycle(), None)
 
     async def flush(self) -> None:
         """Save everything, and let go of the file. The next call opens it again.

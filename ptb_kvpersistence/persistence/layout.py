@@ -50,6 +50,9 @@ class EntityId(NamedTuple):
             return f"conversations[{name!r}][{key!r}]"
         return f"{self.section}[{self.id!r}]"
 
+    def __str__(self) -> str:
+        return self.place
+
     @property
     def path(self) -> tuple[str, ...]:
         """Its place as merge policies name it."""
@@ -83,13 +86,11 @@ class Layout:
     def address(self, entity: EntityId) -> Address:
         """Find where an entity is stored."""
         section, id_ = entity
-        if section == "bot_data":
-            key = BOT_DATA_KEY
-        elif section == "conversations":
+        if section == "conversations":
             name, conversation = id_
             key = dumps([name, list(conversation)]).decode()
         else:
-            key = str(id_)
+            key = BOT_DATA_KEY if section == "bot_data" else str(id_)
         return Address(self._domains[section], key)
 
     def entity(self, domain: str, key: str) -> EntityId | None:
@@ -128,6 +129,8 @@ def check_id(section: Section, id_: object) -> int:
     Raises:
         ConfigurationError: It is no int.
     """
+    if type(id_) is int:
+        return id_
     if not isinstance(id_, int) or isinstance(id_, bool):
         message = f"{section} is keyed by int, not by {type(id_).__name__}"
         raise ConfigurationError(message)

@@ -107,10 +107,11 @@ class Replica:
 
     def state(self, entity: EntityId) -> State:
         """Give the state of an entity, a new one if it was never seen."""
-        section = self.states[entity.section]
-        found = section.get(entity.id)
+        name, id_ = entity
+        section = self.states[name]
+        found = section.get(id_)
         if found is None:
-            found = section[entity.id] = State()
+            found = section[id_] = State()
         return found
 
     # --- from memory: capturing ---
@@ -190,13 +191,15 @@ class Replica:
     ) -> Generator[Requested[Any], Any, CommitReply]:
         mutations: list[Put | Delete] = []
         checks = []
-        for plan in writes:
-            address = self.layout.address(plan.entity)
+        for entity, state, _, theirs, version, result, _ in writes:
+            domain, key = self.layout.address(entity)
             # A write renews the entry's lifetime, unless that is an absolute time.
-            ttl, expires_at = FOR_EVER if plan.theirs is None else plan.state.life
-            life = (None, expires_at) if ttl is None else (ttl, None)
-            mutations.append(Delete(*address) if plan.result is None else Put(*address, plan.result, *life))
-            checks.append(VersionCheck(*address, 0 if plan.theirs is None else plan.version))
+            ttl, expires_at = FOR_EVER if theirs is None else state.life
+            if result is None:
+                mutations.append(Delete(domain, key))
+            else:
+                mutations.append(Put(domain, key, result, ttl, expires_at if ttl is None else None))
+            checks.append(VersionCheck(domain, key, 0 if theirs is None else version))
         commit = Commit(self.store, tuple(mutations), tuple(checks), uuid.uuid4().hex, durable)
         self.unresolved = Unresolved(commit, planned)
         try:
@@ -239,19 +242,19 @@ class Replica:
     def _plan(
         self, entity: EntityId, state: State, captured: bytes | None, current: tuple[bytes | None, int] | None
     ) -> _Planned:
+        ours, before = state.ours, state.theirs
+        theirs, version = before, state.version
         if current is not None:
             theirs, version = current
         elif state.newer is not None:
             theirs, version = state.newer.value, state.newer.version
-        else:
-            theirs, version = state.theirs, state.version
         conflicts: list[Conflict] = []
-        if state.ours is state.theirs and theirs is state.theirs:
+        if ours is before and theirs is before:
             result = captured
-        elif theirs is not state.theirs and not self._is_readable(entity, state, theirs):
-            captured, result = state.ours, theirs
+        elif theirs is not before and not self._is_readable(entity, state, theirs):
+            captured, result = ours, theirs
         else:
-            result, conflicts = self._merge(entity, state.ours, captured, state.theirs, theirs)
+            result, conflicts = self._merge(entity, ours, captured, before, theirs)
         return _Planned(entity, state, captured, theirs, version, result, conflicts)
 
     def _is_readable(self, entity: EntityId, state: State, text: bytes | None) -> bool:
@@ -267,20 +270,22 @@ class Replica:
     def _settle(self, planned: list[_Planned], versions: dict[EntityId, int]) -> None:
         self.in_flight = frozenset()
         for plan in planned:
-            state = plan.state
-            state.ours = plan.captured
-            state.theirs = plan.captured if plan.result == plan.captured else plan.result
-            version = versions.get(plan.entity, plan.version)
-            state.version = version if plan.result is not None else max(version, plan.version)
+            entity, state, captured, _, planned_version, result, conflicts = plan
+            is_ours = result == captured
+            state.ours = captured
+            state.theirs = captured if is_ours else result
+            version = versions.get(entity, planned_version)
+            state.version = version if result is not None else max(version, planned_version)
             if state.newer is not None and state.newer.version <= state.version:
                 state.newer = None
-            if state.newer is None and plan.result != plan.captured and not state.is_quarantined:
+            if state.newer is None and not is_ours and not state.is_quarantined:
                 # What was merged in is news to memory, though the version is our own.
-                state.newer = Change(*self.layout.address(plan.entity), plan.result, state.version, 0)
-            if state.captured is plan.captured or state.is_quarantined:
+                state.newer = Change(*self.layout.address(entity), result, state.version, 0)
+            if state.captured is captured or state.is_quarantined:
                 state.captured = NOTHING
-                self.dirty.pop(plan.entity, None)
-            self._report(plan.entity, plan.conflicts)
+                self.dirty.pop(entity, None)
+            if conflicts:
+                self._report(entity, conflicts)
 
     def _merge(
         self,
@@ -472,4 +477,4 @@ class Replica:
 
     def encode(self, entity: EntityId, value: object) -> bytes:
         """Encode a value for an entity; EncodeError names the place."""
-        return self.codec.encode(value, entity.place)
+        return self.codec.encode(value, entity)

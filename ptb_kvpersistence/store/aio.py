@@ -95,8 +95,8 @@ class AsyncStore:
         """Begin a transaction: ``async with store.transaction():``; code inside uses this store, or what is yielded.
 
         Args:
-            lock: Make every other writer wait until the end (in an SQLite file: to any of its stores). A child of a fork
-                that is made inside of it can read such a file, but never write it.
+            lock: Make every other writer wait until the end (in an SQLite file: to any of its stores). A fork that is
+                made inside of it can read such a file, but never write it.
             timeout: Seconds to wait for the lock.
 
         Returns:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import sqlite3
 
 import pytest
 
+from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.sqlite import engine
 from ptb_kvpersistence.errors import DatabaseError, KVPersistenceError
 from ptb_kvpersistence.persistence import keeper as keeper_module
@@ -454,9 +454,8 @@ async def test_the_end_saves_what_it_can_though_ptb_cannot_be_asked(path):
 async def test_a_child_never_saves_what_is_its_parents(path, monkeypatch):
     async with faulty_bot(path) as bot:
         await bot.touch(1, append("a"))
-        pid = os.getpid()
         with monkeypatch.context() as patched:
-            patched.setattr(os, "getpid", lambda: pid + 1)
+            patched.setattr(process, "pid", process.pid + 1)
             bot.keeper.finish()
         assert users(path) == {}
         bot.keeper.finish()

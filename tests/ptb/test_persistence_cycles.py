@@ -10,6 +10,7 @@ from telegram.ext import MessageHandler, filters
 
 from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.errors import BusyError, DatabaseFullError
+from ptb_kvpersistence.persistence.cycle import Ticket
 from tests.ptb.offline import FaultyCommits
 
 pytestmark = pytest.mark.everywhere
@@ -169,6 +170,66 @@ async def test_cancelling_an_update_does_not_stop_the_commit(start_bot, witness)
         await task
     await bot.persistence.update_user_data(2, {"a": 1})
     assert set(witness.values(USERS)) == {"1", "2"}
+
+
+# --- one task waits for many ---
+
+
+async def test_a_round_of_many_entities_waits_in_two_tasks(start_bot, witness):
+    bot = await start_bot()
+    await busy_cycle(bot)
+    waiting = []
+
+    def make_task(loop, coroutine, **options):
+        if isinstance(coroutine, Ticket):
+            waiting.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    asyncio.get_running_loop().set_task_factory(make_task)
+    await bot.save()
+    asyncio.get_running_loop().set_task_factory(None)
+    assert len(waiting) == 2
+    assert len(witness.values(USERS)) == len(witness.values(CHATS)) == 10
+
+
+async def test_equal_are_those_that_wait_for_the_same_commit_and_have_no_error_of_their_own(start_bot):
+    persistence = (await start_bot()).persistence
+    first, second, third = (persistence.update_user_data(user, {"a": 1}) for user in (1, 2, 3))
+    wrong, worse = (persistence.update_user_data(user, {"a": object()}) for user in (4, 5))
+    assert second == third
+    assert len({first, second, third}) == 2
+    assert len({first, second, wrong, worse}) == 4
+    outcomes = await asyncio.gather(*{first, second, third, wrong, worse}, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == [
+        "EncodeError",
+        "EncodeError",
+        "NoneType",
+        "NoneType",
+    ]
+    earlier = (first, second, third)
+    later = [persistence.update_user_data(user, {"a": 2}) for user in (1, 2, 3)]
+    assert not set(later) & set(earlier)
+    await asyncio.gather(*later)
+
+
+async def test_equal_ones_are_awaited_apart_all_the_same(start_bot, witness):
+    persistence = (await start_bot()).persistence
+    updates = [persistence.update_user_data(user, {"a": 1}) for user in range(1, 5)]
+    tasks = [asyncio.create_task(update) for update in updates]
+    tasks[2].cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["NoneType", "NoneType", "CancelledError", "NoneType"]
+    assert len(witness.values(USERS)) == 4
+
+
+async def test_a_failed_round_is_one_error_whether_it_is_gathered_as_set_or_as_list(start_bot):
+    bot = await start_bot()
+    faulty = FaultyCommits(bot.persistence)
+    for collect in (list, set):
+        faulty.failures = [DatabaseFullError("on purpose")]
+        updates = collect(bot.persistence.update_user_data(user, {"as": str(collect)}) for user in range(1, 9))
+        outcomes = await asyncio.gather(*updates, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes if outcome is not None] == [DatabaseFullError]
 
 
 # --- drops ---

@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 from ptb_kvpersistence import process
 from ptb_kvpersistence.backends.base import (
@@ -69,7 +69,7 @@ SWEEP_EVERY: Final = 30_000
 class _StoreData:
     info: StoreInfo
     horizon: int = 0
-    changes: dict[Address, Change] = field(default_factory=dict)
+    changes: dict[tuple[str, str], Change] = field(default_factory=dict)
     """In version order: a write takes its key out and puts it back at the end."""
     keys: dict[str, list[str]] = field(default_factory=dict)
     """Sorted keys per domain, tombstones included; made when first asked for."""
@@ -168,7 +168,7 @@ class MemoryEngine:
 
     def _alive_in(self, request: Page | Count) -> list[tuple[str, Record]]:
         now, data, domain = now_ms(), self._data(request.store), request.range.domain
-        found = ((key, _alive(data.changes[Address(domain, key)], now)) for key in self._range(data, request.range))
+        found = ((key, _alive(data.changes[domain, key], now)) for key in self._range(data, request.range))
         return [(key, record) for key, record in found if record is not None]
 
     def _page(self, request: Page) -> PageReply:
@@ -226,33 +226,41 @@ class MemoryEngine:
                 if self._has_changed(data, check, now):
                     return CommitReply(range_conflict=True)
                 continue
-            address = Address(check.domain, check.key)
-            record = _alive(data.changes.get(address), now)
-            if (record.version if record else 0) != check.version:
-                conflicts[address] = record
+            domain, key, version = check
+            change = data.changes.get((domain, key))
+            if (change.version if _is_alive(change, now) else 0) != version:
+                conflicts[Address(domain, key)] = _alive(change, now)
         return CommitReply(conflicts=conflicts) if conflicts else None
 
     def _has_changed(self, data: _StoreData, check: RangeCheck, now: int) -> bool:
-        changes = (data.changes[Address(check.range.domain, key)] for key in self._range(data, check.range))
+        changes = (data.changes[check.range.domain, key] for key in self._range(data, check.range))
         return any(change.version > check.since or check.at < (change.expires_at or 0) <= now for change in changes)
 
     def _mutate(self, data: _StoreData, mutation: Any, now: int) -> int:
         if isinstance(mutation, Put):
             domain, key, value, *_ = mutation
             life = lifetime(mutation, now, data.keep.get(domain))
-            return self._write(data, Change(domain, key, value, 0, now, *life))
+            return self._write(data, domain, key, value, now, life)
         domain, key = mutation
-        if _alive(data.changes.get(Address(domain, key)), now) is None:
+        if not _is_alive(data.changes.get((domain, key)), now):
             return 0
-        return self._write(data, Change(domain, key, None, 0, now))
+        return self._write(data, domain, key, None, now)
 
-    def _write(self, data: _StoreData, change: Change) -> int:
+    def _write(
+        self,
+        data: _StoreData,
+        domain: str,
+        key: str,
+        value: bytes | None,
+        now: int,
+        life: tuple[int | None, int | None] = (None, None),
+    ) -> int:
         self._version += 1
-        address = Address(change.domain, change.key)
+        address = (domain, key)
         if data.changes.pop(address, None) is None:
-            data.keys.pop(change.domain, None)
-        data.changes[address] = change._replace(version=self._version)
-        data.expires_at = min(data.expires_at, change.expires_at or _NEVER)
+            data.keys.pop(domain, None)
+        data.changes[address] = Change(domain, key, value, self._version, now, *life)
+        data.expires_at = min(data.expires_at, life[1] or _NEVER)
         return self._version
 
     def _sweep(self, request: Sweep) -> int:
@@ -260,12 +268,12 @@ class MemoryEngine:
         for data in self._stores.values():
             for change in list(data.changes.values()):
                 if change.value is None and change.updated_at < now - TOMBSTONE_LIFETIME:
-                    del data.changes[Address(change.domain, change.key)]
+                    del data.changes[change.domain, change.key]
                     data.keys.pop(change.domain, None)
                     data.horizon = max(data.horizon, change.version)
                     done += 1
                 elif done < request.limit and change.value is not None and 0 < (change.expires_at or 0) <= now:
-                    self._write(data, Change(change.domain, change.key, None, 0, now))
+                    self._write(data, change.domain, change.key, None, now)
                     done += 1
         self._commits = {commit: at for commit, at in self._commits.items() if at >= now - TOMBSTONE_LIFETIME}
         return done
@@ -332,10 +340,14 @@ class MemoryEngine:
         return tuple(sorted((data.info for data in self._stores.values()), key=lambda info: info.name))
 
 
+def _is_alive(change: Change | None, now: int) -> TypeGuard[Change]:
+    return change is not None and change.value is not None and not 0 < (change.expires_at or 0) <= now
+
+
 def _alive(change: Change | None, now: int) -> Record | None:
-    if change is None or change.value is None or 0 < (change.expires_at or 0) <= now:
+    if not _is_alive(change, now):
         return None
-    return Record(change.value, change.version, change.updated_at, change.ttl, change.expires_at)
+    return Record(cast("bytes", change.value), change.version, change.updated_at, change.ttl, change.expires_at)
 
 
 _named: dict[str, MemoryEngine] = {}
