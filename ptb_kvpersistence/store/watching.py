@@ -27,7 +27,7 @@ from ptb_kvpersistence.store.arguments import patience
 from ptb_kvpersistence.store.operations import decode_value, drive, drive_async, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from typing_extensions import Self
 
@@ -66,10 +66,18 @@ class Event(NamedTuple):
 
 
 class Feed:
-    """Where one watcher stands; generators of requests, run by the two faces."""
+    """Where one watcher stands; generators of requests, run by the two faces.
 
-    def __init__(self, scope: Scope, since: int | str | None) -> None:
+    Args:
+        scope: What is watched.
+        since: Where to begin.
+        peek: Looks cheaply whether something was committed, as backends do.
+    """
+
+    def __init__(self, scope: Scope, since: int | str | None, peek: Callable[[float], object | None]) -> None:
         self._scope = scope
+        self._peek = peek
+        self._token: object | None = None
         self._incarnation, self._since = _parse(since)
         self._due_at = 0.0
         self._sweep_at = 0.0
@@ -96,7 +104,7 @@ class Feed:
                 swept = yield Sweep(PAGE)
             # Where it did not help, others would have to end first.
             self._sweep_at = 0.0 if swept else time.monotonic() + LOOK_EVERY
-            reply = yield from self._changes(store)
+            reply = yield from self._changes(store)  # with a look of its own: the sweep itself is no news
         self._note_due(reply.expires_in)
         now = time.time() * 1000
         events = [self._event(change, now, reply.incarnation) for change in reply.changes]
@@ -107,8 +115,18 @@ class Feed:
         """Tell whether to read though nothing was written, since something may have expired."""
         return time.monotonic() >= self._due_at
 
+    @property
+    def can_be_told(self) -> bool:
+        """Whether there is a cheap way to learn of news."""
+        return self._token is not None
+
+    def has_news(self) -> bool:
+        """Tell whether something was committed since it was read, where that can be told."""
+        return self._token is not None and self._peek(PEEK_AGE) != self._token
+
     def _changes(self, store: int) -> Generator[Requested[Any], Any, ChangesReply]:
         assert self._since is not None  # noqa: S101 - set by begin
+        self._token = self._peek(PEEK_AGE)
         try:
             reply: ChangesReply = yield Changes(store, self._since, (self._scope.domain,), PAGE)
         except StoreNotFoundError as error:
@@ -121,7 +139,9 @@ class Feed:
         now = time.monotonic()
         self._due_at = now + LOOK_EVERY
         if expires_in is not None:
-            self._due_at = min(self._due_at, max(now + expires_in / 1000, self._sweep_at))
+            # Where entries expire one after the other, they are swept several at a time.
+            soon = max(POLL, expires_in / 1000)
+            self._due_at = min(self._due_at, max(now + soon, self._sweep_at))
 
     def _check(self, incarnation: str, horizon: int, head: int) -> None:
         if self._incarnation not in (None, incarnation):
@@ -168,7 +188,7 @@ class Watch(Iterator[Event]):
     """
 
     def __init__(self, backend: Backend, scope: Scope, since: int | str | None, timeout: float | None) -> None:
-        feed = Feed(scope, since)
+        feed = Feed(scope, since, backend.peek)
         drive(feed.begin(), backend.perform)
         self._events = _follow(backend, feed, None if timeout is None else patience(timeout))
 
@@ -189,17 +209,16 @@ class Watch(Iterator[Event]):
 def _follow(backend: Backend, feed: Feed, timeout: float | None) -> Generator[Event, None, None]:
     seen = time.monotonic()
     while True:
-        token = backend.peek(PEEK_AGE)
         events = drive(feed.read(), backend.perform)
         if events:
             yield from events
             seen = time.monotonic()
             continue
-        while not feed.is_due() and (token is None or backend.peek(PEEK_AGE) == token):
+        while not feed.is_due() and not feed.has_news():
             if timeout is not None and time.monotonic() - seen >= timeout:
                 return
             time.sleep(POLL)
-            if token is None:
+            if not feed.can_be_told:
                 break
 
 
@@ -215,7 +234,7 @@ class AsyncWatch(AsyncIterator[Event]):
 
     def __init__(self, backend: AsyncBackend, scope: Scope, since: int | str | None, timeout: float | None) -> None:
         self._backend = backend
-        self._feed = Feed(scope, since)
+        self._feed = Feed(scope, since, backend.peek)
         self._timeout = _NEVER if timeout is None else patience(timeout)
         self._is_closed = False
         self._events: deque[Event] = deque()
@@ -241,13 +260,11 @@ class AsyncWatch(AsyncIterator[Event]):
 
     async def _look(self, until: float) -> None:
         # A step that is cancelled, by wait_for() say, has lost nothing: the next one begins where it began.
-        token = self._backend.peek(PEEK_AGE)
-        self._events.extend(await drive_async(self._feed.read(), self._backend.perform))
-        while not (self._events or self._is_closed or self._feed.is_due() or time.monotonic() >= until):
-            if token is not None and self._backend.peek(PEEK_AGE) != token:
-                return
+        feed = self._feed
+        self._events.extend(await drive_async(feed.read(), self._backend.perform))
+        while not (self._events or self._is_closed or feed.is_due() or feed.has_news() or time.monotonic() >= until):
             await asyncio.sleep(POLL)
-            if token is None:
+            if not feed.can_be_told:
                 return
 
     async def aclose(self) -> None:

@@ -19,6 +19,7 @@ from ptb_kvpersistence import connect, connect_async
 from ptb_kvpersistence.backends.base import TOMBSTONE_LIFETIME
 from ptb_kvpersistence.errors import BusyError, WatchGapError
 from ptb_kvpersistence.model import Changes, Sweep
+from ptb_kvpersistence.store.watching import POLL
 from ptb_kvpersistence.testing.faces import SyncStore
 
 WRITER = """
@@ -284,6 +285,20 @@ async def test_the_expiry_of_what_was_there_before_shows_within_100_ms(location,
     late = {event.key: seen_at - at - int(event.key[1:]) * 0.1 for event, seen_at in found if event.is_deleted}
     assert list(late) == ["k0", "k3", "k6"]
     assert statistics.median(late.values()) < 0.1
+
+
+async def test_a_watcher_sweeps_what_expires_one_by_one_several_at_a_time(location, follow, monkeypatch):
+    with connect(location) as database:
+        database.create("shop")
+        other = database.store("shop").domain("d")
+        with other.transaction():
+            at = time.time() + 1
+            for number in range(500):
+                ends = datetime.fromtimestamp(at + number * 0.001, timezone.utc)
+                other.set(f"k{number}", 1, expires_at=ends)
+        found, requests = await follow(monkeypatch, 2)
+    assert not found
+    assert 3 < requests[Sweep] < 1.5 * 0.5 / POLL
 
 
 async def test_what_had_expired_before_shows_at_once(location, follow, monkeypatch):
