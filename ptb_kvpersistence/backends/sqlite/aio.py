@@ -144,8 +144,8 @@ class AsyncSQLiteBackend:
     async def _settle(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait until the workers of a loop have nothing more to answer; one that answers a closed loop dies aloud."""
         self._ends.pop(loop, None)
-        sessions = [session.lane for session in self._holders.values()]
-        lanes = [lane for lane in (*self._lanes.values(), *self._free.get(loop, ()), *sessions) if lane.loop is loop]
+        sessions = [session.lane for session in list(self._holders.values())]
+        lanes = [lane for lane in (*list(self._lanes.values()), *self._free.get(loop, ()), *sessions) if lane.loop is loop]
         settling = [asyncio.ensure_future(lane.settle()) for lane in lanes]
         settling += [task for task in _abandoning if task.get_loop() is loop]
         if settling:
