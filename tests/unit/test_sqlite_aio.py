@@ -409,7 +409,8 @@ def test_what_is_under_way_at_the_end_of_asyncio_run_is_answered(path, monkeypat
     assert no_workers()
 
 
-def test_a_connection_that_is_being_made_at_the_end_of_asyncio_run_is_closed(path, monkeypatch):
+@pytest.mark.parametrize("what", ["perform", "exclusive"])
+def test_a_connection_that_is_being_made_at_the_end_of_asyncio_run_is_closed(path, monkeypatch, what):
     backend = AsyncSQLiteBackend(path)
     connect, begun = engine.connect, threading.Event()
 
@@ -420,13 +421,15 @@ def test_a_connection_that_is_being_made_at_the_end_of_asyncio_run_is_closed(pat
         return made[-1]
 
     async def main():
-        kept.append(asyncio.ensure_future(backend.perform(ListStores())))
+        call = backend.perform(ListStores()) if what == "perform" else backend.exclusive(1, 5)
+        kept.append(asyncio.ensure_future(call))
         await asyncio.to_thread(begun.wait, 10)
 
     kept, made = [], []
     monkeypatch.setattr(engine, "connect", slow)
     asyncio.run(main())
     assert no_workers()
+    assert len(made) == 1
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         _ = made[0].total_changes
     assert asyncio.run(backend.perform(ListStores())) == ()

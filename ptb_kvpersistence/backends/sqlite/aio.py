@@ -98,17 +98,13 @@ class AsyncSQLiteBackend:
         self._leave_foreign()
         loop = asyncio.get_running_loop()
         free = self._free.setdefault(loop, [])
-        session = _Session(self, free.pop() if free else _Lane(self.name), asyncio.current_task())
+        session = _Session(self, free.pop() if free else _Lane(self.name, engine.connect), asyncio.current_task())
         self._expect_end(loop)
         self._holders[session.holder] = session
         try:
             await session.begin(timeout, self._luck, durable=durable)
         except asyncio.CancelledError:
-            # A try may be under way; when it has the lock, nobody is there to give it back.
-            self._holders.pop(session.holder, None)
-            session.holder = session
-            self._holders[session.holder] = session
-            session.abandon()
+            self._abandon(session)
             raise
         except BusyError:
             self.session_ended(session)
@@ -117,6 +113,16 @@ class AsyncSQLiteBackend:
             self.session_ended(session)
             raise
         return session
+
+    def _abandon(self, session: _Session) -> None:
+        if not session.lane.is_ready:
+            self.session_ended(session)
+            return
+        # A try may be under way; when it has the lock, nobody is there to give it back.
+        self._holders.pop(session.holder, None)
+        session.holder = session
+        self._holders[session.holder] = session
+        session.abandon()
 
     def session_ended(self, session: _Session) -> None:
         """Note that a session is over, and keep its worker for the next one."""
@@ -145,7 +151,9 @@ class AsyncSQLiteBackend:
         """Wait until the workers of a loop have nothing more to answer; one that answers a closed loop dies aloud."""
         self._ends.pop(loop, None)
         sessions = [session.lane for session in list(self._holders.values())]
-        lanes = [lane for lane in (*list(self._lanes.values()), *self._free.get(loop, ()), *sessions) if lane.loop is loop]
+        lanes = [
+            lane for lane in (*list(self._lanes.values()), *self._free.get(loop, ()), *sessions) if lane.loop is loop
+        ]
         settling = [asyncio.ensure_future(lane.settle()) for lane in lanes]
         settling += [task for task in _abandoning if task.get_loop() is loop]
         if settling:
@@ -303,12 +311,11 @@ class _Lane:
 
     _abandoned: Final[list[object]] = []
 
-    def __init__(self, path: str, connect: Callable[[str], engine.EngineConnection | Leases] = engine.connect) -> None:
+    def __init__(self, path: str, connect: Callable[[str], engine.EngineConnection | Leases]) -> None:
         self.loop = asyncio.get_running_loop()
         self._path = path
         self._connect_to = connect
         self._raw: engine.EngineConnection | Leases | None = None
-        self._failure: Exception | None = None
         self._connection: aiosqlite.Connection | None = None
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
         self.is_stopped = False
@@ -322,32 +329,43 @@ class _Lane:
         (reply,) = await connection.execute_fetchall(cast("str", request))
         return cast("R", reply)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has a connection, so that what it is asked gets to its worker."""
+        opening = self._opening
+        return opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None
+
     async def _open(self) -> aiosqlite.Connection:
-        connection = aiosqlite.core.Connection(self._connect, iter_chunk_size=64)
-        self._connection = connection
+        failures: list[Exception] = []
+        made: list[engine.EngineConnection | Leases] = []
+
+        def connect() -> sqlite3.Connection:
+            # An exception here would make aiosqlite end its thread without waiting, and a loop that is closed right
+            # afterwards (asyncio.run with that very error) would make the thread fail aloud.
+            try:
+                made.append(self._connect_to(self._path))
+            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+                failures.append(error)
+                return cast("sqlite3.Connection", None)
+            self._raw = made[0]
+            return cast("sqlite3.Connection", made[0])
+
+        connection = self._connection = aiosqlite.core.Connection(connect, iter_chunk_size=64)
         try:
-            connection = await connection
-            if self._failure is not None:
+            _ = await connection
+            if failures:
                 await cast("asyncio.Future[None]", connection.stop())
-                raise self._failure  # noqa: TRY301 - cleaned up below like any other
+                raise failures[0]  # noqa: TRY301 - cleaned up below like any other
         except BaseException as error:
-            self._connection, self._opening, self._failure = None, None, None
+            # Another one may be opened from here on.
+            self._connection, self._opening = None, None
             if isinstance(error, asyncio.CancelledError):
                 # It is the loop's end, and the worker is to end before it.
                 await asyncio.shield(self.loop.run_in_executor(None, _worker(connection).join, STOP_TIMEOUT))
-            if self._raw is not None:
-                self._raw.close()
+            for raw in made:
+                raw.close()
             raise
         return connection
-
-    def _connect(self) -> sqlite3.Connection:
-        # An exception here would make aiosqlite end its thread without waiting, and a loop that is closed right
-        # afterwards (asyncio.run with that very error) would make the thread fail aloud.
-        try:
-            self._raw = self._connect_to(self._path)
-        except Exception as error:  # noqa: BLE001 - raised again where it is awaited
-            self._failure = error
-        return cast("sqlite3.Connection", self._raw)
 
     async def settle(self) -> None:
         """Wait until the worker has answered whatever it was asked."""
