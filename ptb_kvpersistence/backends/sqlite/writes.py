@@ -37,6 +37,8 @@ _STALE = """DELETE FROM feed WHERE version IN (
 _NOWHERE: Final = Delete("", "")
 _SLICE: Final = 200
 _WORTH_GOING_ON: Final = _SLICE // 3
+_IN_VAIN: Final = 3
+"""Slices with little to drop after which a sweep ends; one alone may have been drawn where another sweep has been."""
 
 
 class HalfWrittenError(Exception):
@@ -183,7 +185,7 @@ class Writes:
         lowest, highest = execute("SELECT min(version), max(version) FROM feed").fetchone()
         if lowest is None:
             return 0
-        dropped = 0
+        dropped = in_vain = 0
         for _ in range(-(-most // _SLICE)):
             # From before the first one on, so that it has the chance of any other; no secret depends on it.
             first = random.randint(lowest - _SLICE, highest)  # noqa: S311
@@ -193,7 +195,8 @@ class Writes:
             ).fetchone()[0]
             found = 0 if last is None else execute(_STALE, (first, last)).rowcount
             dropped += found
-            if found < _WORTH_GOING_ON:
+            in_vain += found < _WORTH_GOING_ON
+            if in_vain == _IN_VAIN:
                 break
         return dropped
 
