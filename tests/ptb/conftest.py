@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from ptb_kvpersistence import KVPersistence
+from ptb_kvpersistence.persistence import sight
 from tests.ptb.offline import TOKEN, OfflineBot, Witness
 from tests.ptb.places import MEMORY, PLACES, open_place
 from tests.ptb.remote import remote, remote_server, start_there  # noqa: F401 - fixtures
@@ -23,6 +24,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if marker and marker.kwargs.get("memory"):
             kinds += (MEMORY,)
         metafunc.parametrize("database", kinds, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have bots wait for their looks as long as the machine needs; that they do not is tested among the faults."""
+    monkeypatch.setattr(sight, "LOOK_TIMEOUT", 20.0)
 
 
 @pytest.fixture
