@@ -76,7 +76,7 @@ class _StoreData:
     keep: dict[str, int] = field(default_factory=dict)
     """Milliseconds for which a domain keeps its entries."""
     expires_at: float = _NEVER
-    """No entry expires before; a sweep finds out anew, since one may have another lifetime by then."""
+    """No entry expires before."""
 
 
 class MemoryEngine:
@@ -197,7 +197,10 @@ class MemoryEngine:
 
     @staticmethod
     def _expires_in(data: _StoreData) -> int | None:
-        return None if data.expires_at == _NEVER else int(data.expires_at) - now_ms()
+        now = now_ms()
+        if data.expires_at <= now:  # perhaps that entry has another lifetime since
+            data.expires_at = min((change.expires_at or _NEVER for change in data.changes.values()), default=_NEVER)
+        return None if data.expires_at == _NEVER else int(data.expires_at) - now
 
     def _commit(self, request: Commit) -> CommitReply:
         now, data = now_ms(), self._data(request.store)
@@ -272,7 +275,6 @@ class MemoryEngine:
                 elif done < request.limit and change.value is not None and 0 < (change.expires_at or 0) <= now:
                     self._write(data, change.domain, change.key, None, now)
                     done += 1
-            data.expires_at = min((change.expires_at or _NEVER for change in data.changes.values()), default=_NEVER)
         self._commits = {commit: at for commit, at in self._commits.items() if at >= now - TOMBSTONE_LIFETIME}
         return done
 
