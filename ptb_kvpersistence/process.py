@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import weakref
+from _thread import RLock
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -30,6 +31,19 @@ pid: int = os.getpid()
 """Of this process; to ask the system for it takes longer than some of what is done for each request."""
 FORK_PATIENCE: Final = 10.0
 """Seconds that a fork waits for other threads."""
+COURTESY: Final = 0.005
+"""Seconds for which those who come out of a gate stay away while a fork waits."""
+
+_is_fork_waiting = False
+
+
+class _Gate(RLock):  # type: ignore[misc]  # typeshed says final; CPython and PyPy do not
+    """A lock that goes to a waiting fork next; of its own accord it goes to whoever runs, again and again."""
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()
+        if _is_fork_waiting:
+            time.sleep(COURTESY)
 
 
 class _Gates:
@@ -38,25 +52,27 @@ class _Gates:
     def __init__(self) -> None:
         self._forking = threading.RLock()
         self._changing = threading.RLock()
-        self._outer: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
-        self._inner: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
-        self._held: list[threading.RLock] = []
+        self._outer: weakref.WeakSet[_Gate] = weakref.WeakSet()
+        self._inner: weakref.WeakSet[_Gate] = weakref.WeakSet()
+        self._held: list[_Gate] = []
 
-    def make(self, *, is_inner: bool) -> threading.RLock:
-        gate = threading.RLock()
+    def make(self, *, is_inner: bool) -> _Gate:
+        gate = _Gate()
         with self._changing:
             (self._inner if is_inner else self._outer).add(gate)
         return gate
 
     def shut(self) -> None:
+        global _is_fork_waiting  # noqa: PLW0603 - asked for at each request
         deadline = time.monotonic() + FORK_PATIENCE
-        held: list[threading.RLock] = []
+        held: list[_Gate] = []
 
-        def take(gates: list[threading.RLock]) -> None:
+        def take(gates: list[_Gate]) -> None:
             held.extend(gate for gate in gates if gate.acquire(timeout=max(0.0, deadline - time.monotonic())))
 
         self._forking.acquire()
         self._changing.acquire()
+        _is_fork_waiting = True
         while (others := [gate for gate in self._outer if gate not in held]) and time.monotonic() < deadline:
             # Whoever holds one of them may be about to make one.
             self._changing.release()
@@ -66,6 +82,8 @@ class _Gates:
         self._held = held
 
     def open(self) -> None:
+        global _is_fork_waiting  # noqa: PLW0603
+        _is_fork_waiting = False
         held, self._held = self._held, []
         for gate in held:
             gate.release()
@@ -84,7 +102,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_gates.shut, after_in_parent=_gates.open, after_in_child=_gates.open_in_child)
 
 
-def gate(*, is_inner: bool = False) -> threading.RLock:
+def gate(*, is_inner: bool = False) -> RLock:
     """Make a lock that no fork finds held by another thread: forks wait for it, for :data:`FORK_PATIENCE` at most.
 
     Args:

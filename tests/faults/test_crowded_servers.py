@@ -103,6 +103,9 @@ async def test_a_server_that_takes_no_more_connections(remote, start_there):
     with full(remote):
         async with saving(bot):
             await talk.during(6)  # longer than a commit waits
+            deadline = time.monotonic() + 30
+            while not bot.errors and time.monotonic() < deadline:
+                await talk.during(0.5)
         assert bot.persistence.pending
         assert talk.count > 100
         talk.assert_prompt()
