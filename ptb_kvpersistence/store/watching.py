@@ -102,9 +102,9 @@ class Feed:
             swept = 0
             with suppress(BusyError, ReentryError, ReadOnlyError):  # the next time, then
                 swept = yield Sweep(PAGE)
-            # Where it did not help, others would have to end first.
-            self._sweep_at = 0.0 if swept else time.monotonic() + LOOK_EVERY
             reply = yield from self._changes(store)  # with a look of its own: the sweep itself is no news
+            # Where it did not help, others would have to end first.
+            self._sweep_at = time.monotonic() + LOOK_EVERY if not swept and _is_overdue(reply) else 0.0
         self._note_due(reply.expires_in)
         now = time.time() * 1000
         events = [self._event(change, now, reply.incarnation) for change in reply.changes]

@@ -60,7 +60,7 @@ class MemoryPlace(Place):
             for address, change in data.changes.items():
                 expires_at = None if change.expires_at is None else change.expires_at - shift
                 data.changes[address] = change._replace(updated_at=change.updated_at - shift, expires_at=expires_at)
-            data.expires_at -= shift
+            data.expiries = [(at - shift, address) for at, address in data.expiries]
         for commit in engine._commits:
             engine._commits[commit] -= shift
         for lease in leases._leases.values():

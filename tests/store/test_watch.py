@@ -287,6 +287,18 @@ async def test_the_expiry_of_what_was_there_before_shows_within_100_ms(location,
     assert statistics.median(late.values()) < 0.1
 
 
+async def test_an_entry_whose_time_was_put_off_a_little_shows_its_expiry_at_once(location, follow, monkeypatch):
+    monkeypatch.setattr("ptb_kvpersistence.store.watching.LOOK_EVERY", 3600)
+    with connect(location) as database:
+        store, at = database.create("shop"), time.time() + 0.5
+        for put_off in (0, 0.4):
+            store.set("k", 1, expires_at=datetime.fromtimestamp(at + put_off, timezone.utc))
+        found, _ = await follow(monkeypatch, 1.5)
+    ((event, seen_at),) = found
+    assert event.is_deleted
+    assert seen_at - at > 0.4
+
+
 async def test_a_watcher_sweeps_what_expires_one_by_one_several_at_a_time(location, follow, monkeypatch):
     with connect(location) as database:
         database.create("shop")

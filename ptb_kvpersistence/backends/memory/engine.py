@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 from ptb_kvpersistence import process
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
 _WRITES: Final = (Commit, DeleteStore, RenameStore, SetDomain, Sweep)
 
 
-_NEVER: Final = float("inf")
 SWEEP_EVERY: Final = 30_000
 """Milliseconds between two sweeps."""
 
@@ -75,8 +75,25 @@ class _StoreData:
     """Sorted keys per domain, tombstones included; made when first asked for."""
     keep: dict[str, int] = field(default_factory=dict)
     """Milliseconds for which a domain keeps its entries."""
-    expires_at: float = _NEVER
-    """No entry expires before."""
+    expiries: list[tuple[int, tuple[str, str]]] = field(default_factory=list)
+    """A heap of when entries expire; some had other lifetimes since, or are gone."""
+
+    def note_expiry(self, at: int, address: tuple[str, str]) -> None:
+        """Note when an entry expires that was written."""
+        heappush(self.expiries, (at, address))
+        if len(self.expiries) > 2 * len(self.changes) + 100:
+            self.expiries = [(change.expires_at, key) for key, change in self.changes.items() if change.expires_at]
+            heapify(self.expiries)
+
+    def next_expiry(self) -> int | None:
+        """Give the time at which the next entry expires, or has expired that was not swept yet."""
+        while self.expiries:
+            at, address = self.expiries[0]
+            change = self.changes.get(address)
+            if change is not None and change.expires_at == at:
+                return at
+            heappop(self.expiries)
+        return None
 
 
 class MemoryEngine:
@@ -193,14 +210,9 @@ class MemoryEngine:
         found = found[: request.limit]
         newest = max(data.horizon, next(reversed(data.changes.values())).version if data.changes else 0)
         head = found[-1].version if more else newest
-        return ChangesReply(found, head, data.horizon, data.info.incarnation, more, self._expires_in(data))
-
-    @staticmethod
-    def _expires_in(data: _StoreData) -> int | None:
-        now = now_ms()
-        if data.expires_at <= now:  # perhaps that entry has another lifetime since
-            data.expires_at = min((change.expires_at or _NEVER for change in data.changes.values()), default=_NEVER)
-        return None if data.expires_at == _NEVER else int(data.expires_at) - now
+        expires_at = data.next_expiry()
+        expires_in = None if expires_at is None else expires_at - now_ms()
+        return ChangesReply(found, head, data.horizon, data.info.incarnation, more, expires_in)
 
     def _commit(self, request: Commit) -> CommitReply:
         now, data = now_ms(), self._data(request.store)
@@ -260,7 +272,8 @@ class MemoryEngine:
         if data.changes.pop(address, None) is None:
             data.keys.pop(domain, None)
         data.changes[address] = Change(domain, key, value, self._version, now, *life)
-        data.expires_at = min(data.expires_at, life[1] or _NEVER)
+        if life[1] is not None:
+            data.note_expiry(life[1], address)
         return self._version
 
     def _sweep(self, request: Sweep) -> int:
