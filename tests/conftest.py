@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import hypothesis
 import pytest
 
 from tests.servers import valkey
 
 pytest_plugins = ["tests.servers.postgres"]
+
+# How long one example takes says nothing on a machine that has other things to do as well.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 if sys.version_info < (3, 12):
 

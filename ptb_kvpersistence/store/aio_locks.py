@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ptb_kvpersistence.errors import KVPersistenceError, ReentryError
 from ptb_kvpersistence.model import ReleaseLease, RenewLease
 from ptb_kvpersistence.store import leases
-from ptb_kvpersistence.store.leases import RENEWALS, Lease, Moment, Wanted
+from ptb_kvpersistence.store.leases import LAST_TIMEOUT, RENEWALS, Lease, Moment, Wanted
 from ptb_kvpersistence.store.operations import drive_async
 
 if TYPE_CHECKING:
@@ -95,23 +95,37 @@ class AsyncLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         lease = leases.left(self._wanted.handle.backend, self._wanted.name)
-        if lease is None or not lease.is_own:
-            return
-        was_held, lease.is_over = lease.is_held, True
-        await asyncio.shield(_in_background(self._release(lease, was_held=was_held)))
+        if lease is not None and lease.is_own and not lease.is_over:
+            await _give_back(lease, self._backend)
 
-    async def _release(self, lease: Lease, *, was_held: bool) -> None:
-        renewal = _renewals.pop(lease)
+
+async def _give_back(lease: Lease, backend: AsyncBackend, timeout: float | None = None) -> None:
+    was_held, lease.is_over = lease.is_held, True
+    await asyncio.shield(_in_background(_release(lease, backend, was_held, timeout)))
+
+
+async def _release(lease: Lease, backend: AsyncBackend, was_held: bool, timeout: float | None) -> None:
+    renewal = _renewals.pop(lease)
+    if renewal.get_loop() is asyncio.get_running_loop():
         renewal.cancel()
         await asyncio.wait([renewal])
-        try:
-            request = ReleaseLease(lease.store, lease.name, lease.holder, lease.token)
-            released = await self._backend.perform(request)
-        except KVPersistenceError as failure:
-            _logger.warning("could not give back the lock %r, it ends by itself: %s", lease.name, failure)
-        else:
-            if was_held and not released:
-                _logger.warning("the lock %r was lost while it was held; somebody else may have it", lease.name)
+    else:
+        with contextlib.suppress(RuntimeError):  # that loop is closed
+            renewal.get_loop().call_soon_threadsafe(renewal.cancel)
+    try:
+        request = ReleaseLease(lease.store, lease.name, lease.holder, lease.token)
+        released = await backend.perform(request, timeout=timeout)
+    except KVPersistenceError as failure:
+        _logger.warning("could not give back the lock %r, it ends by itself: %s", lease.name, failure)
+    else:
+        if was_held and not released:
+            _logger.warning("the lock %r was lost while it was held; somebody else may have it", lease.name)
+
+
+async def give_back(backend: AsyncBackend) -> None:
+    """Give back all locks that are held by a backend which is about to be closed."""
+    for lease in leases.of(backend):
+        await _give_back(lease, backend, LAST_TIMEOUT)
 
 
 async def _renew(lease: Lease, backend: AsyncBackend) -> None:

@@ -8,7 +8,7 @@ from ptb_kvpersistence.backends.base import DEFAULT_TIMEOUT
 from ptb_kvpersistence.backends.urls import open_async_backend, open_backend
 from ptb_kvpersistence.codec import Codec
 from ptb_kvpersistence.model import BotInfo, check_name
-from ptb_kvpersistence.store import administration
+from ptb_kvpersistence.store import administration, aio_locks, locks
 from ptb_kvpersistence.store.aio import AsyncStore
 from ptb_kvpersistence.store.arguments import patience
 from ptb_kvpersistence.store.operations import Handle, drive, drive_async, open_store
@@ -49,7 +49,8 @@ class Database:
         return f"<Database {self.name}>"
 
     def close(self) -> None:
-        """Close the connections; the stores live on."""
+        """Give back the locks that are held by it, and close the connections; the stores live on."""
+        locks.give_back(self._backend)
         self._backend.close()
 
     def create(self, name: str) -> Store:
@@ -147,7 +148,8 @@ class AsyncDatabase:
         return f"<AsyncDatabase {self.name}>"
 
     async def close(self) -> None:
-        """Close the connections; the stores live on."""
+        """Give back the locks that are held by it, and close the connections; the stores live on."""
+        await aio_locks.give_back(self._backend)
         await self._backend.close()
 
     async def create(self, name: str) -> AsyncStore:

@@ -48,6 +48,10 @@ SHORTEST_TTL: Final = 100
 """Milliseconds."""
 RENEWALS: Final = 3
 """How often a lease is renewed within its lifetime."""
+ANSWER_TIMEOUT: Final = 1.0
+"""Seconds for the database to answer in, however short the caller's patience with other holders is."""
+LAST_TIMEOUT: Final = 1.0
+"""Seconds that giving back a lock may take when its database is closed."""
 _NO_VERSION: Final = 2**62
 
 
@@ -96,7 +100,9 @@ class Lease:
             LeaseLostError: It is not.
         """
         if self.is_over:
-            message = f"the lock {self.name!r} was given back at the end of its block; acquire it again"
+            message = (
+                f"the lock {self.name!r} was given back, at the end of its block or with the database; acquire it again"
+            )
             raise LeaseLostError(message)
         if not self.is_held:
             raise lease_lost(self.name)
@@ -170,6 +176,12 @@ def left(backend: object, name: str) -> Lease | None:
                 del held[owner]
             return lease
     return None
+
+
+def of(backend: object) -> list[Lease]:
+    """List the leases that this process holds by a backend, whoever their owners are."""
+    every = [lease for leases in list(held.values()) for lease in list(leases)]
+    return [lease for lease in every if lease.backend is backend and lease.is_own and not lease.is_over]
 
 
 def fence(backend: object, request: Any) -> Any:
@@ -259,9 +271,8 @@ class Wanted:
         yield ReleaseLease(store, self.name, name_of_holder, token)
 
     def impatient(self, perform: Callable[..., Any]) -> Callable[[Requested[Any]], Any]:
-        """Perform requests so that none waits much longer than the whole may."""
-        timeout = max(0.2, min(1.0, self.timeout))
-        return lambda request: perform(request, timeout=timeout)
+        """Perform requests so that none of them takes up all of the time that the whole may take."""
+        return lambda request: perform(request, timeout=ANSWER_TIMEOUT)
 
     def pauses(self) -> Generator[float, int, None]:
         """Yield the pauses between attempts; is sent how many are ahead. Ends when the time is up.

@@ -12,7 +12,7 @@ from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import KVPersistenceError, ReentryError
 from ptb_kvpersistence.model import ReleaseLease, RenewLease
 from ptb_kvpersistence.store import leases
-from ptb_kvpersistence.store.leases import RENEWALS, Lease, Moment, Wanted
+from ptb_kvpersistence.store.leases import LAST_TIMEOUT, RENEWALS, Lease, Moment, Wanted
 from ptb_kvpersistence.store.operations import drive
 
 if TYPE_CHECKING:
@@ -89,17 +89,27 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         lease = leases.left(self._wanted.handle.backend, self._wanted.name)
-        if lease is None or not lease.is_own:
-            return
-        _current().remove(lease)
-        was_held, lease.is_over = lease.is_held, True
-        try:
-            released = self._backend.perform(ReleaseLease(lease.store, lease.name, lease.holder, lease.token))
-        except KVPersistenceError as failure:
-            _logger.warning("could not give back the lock %r, it ends by itself: %s", lease.name, failure)
-        else:
-            if was_held and not released:
-                _logger.warning("the lock %r was lost while it was held; somebody else may have it", lease.name)
+        if lease is not None and lease.is_own and not lease.is_over:
+            _release(lease, self._backend)
+
+
+def _release(lease: Lease, backend: Backend, timeout: float | None = None) -> None:
+    _current().remove(lease)
+    was_held, lease.is_over = lease.is_held, True
+    try:
+        request = ReleaseLease(lease.store, lease.name, lease.holder, lease.token)
+        released = backend.perform(request, timeout=timeout)
+    except KVPersistenceError as failure:
+        _logger.warning("could not give back the lock %r, it ends by itself: %s", lease.name, failure)
+    else:
+        if was_held and not released:
+            _logger.warning("the lock %r was lost while it was held; somebody else may have it", lease.name)
+
+
+def give_back(backend: Backend) -> None:
+    """Give back all locks that are held by a backend which is about to be closed."""
+    for lease in leases.of(backend):
+        _release(lease, backend, LAST_TIMEOUT)
 
 
 def _is_in_loop() -> bool:

@@ -16,11 +16,13 @@ from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.backends.postgres.pool import LANES
 from ptb_kvpersistence.errors import DatabaseUnavailableError
 from ptb_kvpersistence.persistence.sight import LOOK_TIMEOUT
+from tests.faults.stalls import Stalls
 from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, begin, saved, saving
 from tests.ptb.offline import OTHER_TOKEN, TOKEN, OfflineBot
 from tests.ptb.places import PostgresPlace
 from tests.servers import postgres
 from tests.servers.pooler import Pooler
+from tests.servers.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -29,20 +31,22 @@ said_at: ContextVar[float] = ContextVar("said_at")
 
 
 class Counting:
-    """A bot whose handlers count: in user_data, in the store, and in the store alone with it.
-
-    Attributes:
-        seconds: How long each handler was waited for.
-    """
+    """A bot whose handlers count: in user_data, in the store, and in the store alone with it."""
 
     def __init__(self, location, token=TOKEN, **options):
         self.bot = OfflineBot(
             KVPersistence(location, **{**OPTIONS, **options}), token, handlers=[TypeHandler(Update, self._handle)]
         )
-        self.seconds = []
+        self._spans = []
+        self._stalls = Stalls()
+
+    @property
+    def seconds(self):
+        """How long each handler was waited for."""
+        return self._stalls.without(self._spans)
 
     async def _handle(self, update, context):
-        self.seconds.append(time.monotonic() - said_at.get())
+        self._spans.append((said_at.get(), time.monotonic()))
         context.user_data["n"] = context.user_data.get("n", 0) + 1
         store = self.bot.persistence.store
         await store.increment("total")
@@ -150,7 +154,7 @@ async def test_two_bots_behind_a_pooler(place):
 
 
 async def test_a_pooler_that_is_started_again(place):
-    pooler = Pooler(postgres.shared_url(), 2)
+    pooler = Pooler(postgres.shared_url(), 2, port=free_port())
     bot = OfflineBot(KVPersistence(postgres.through(place.location, pooler.port), **OPTIONS))
     await bot.start()
     talk = Talk(bot)

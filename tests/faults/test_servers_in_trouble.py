@@ -16,6 +16,7 @@ from tests.faults import processes
 from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, begin, saved, saving
 from tests.ptb.offline import OfflineBot
 from tests.servers import valkey
+from tests.servers.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +154,7 @@ def read_only(remote):
         remote.place.schema.rows(f"DROP TRIGGER refuse ON {table}")
     else:
         with remote.server.client() as client:
-            client.replicaof("127.0.0.1", valkey.free_port())
+            client.replicaof("127.0.0.1", free_port())
             yield
             client.replicaof("NO", "ONE")
 
@@ -163,7 +164,7 @@ def read_only(remote):
 
 def wrong_places(remote):
     location, port = remote.location, f":{remote.proxy.port}"
-    yield location.replace(port, f":{valkey.free_port()}"), "refused|check that it runs"
+    yield location.replace(port, f":{free_port()}"), "refused|check that it runs"
     if remote.kind == "postgres":
         yield location.replace(":s3cret@", ":wr0ng@"), "password"
         yield location.replace("/postgres?", "/nowhere?"), "nowhere"

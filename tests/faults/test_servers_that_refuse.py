@@ -219,7 +219,8 @@ async def test_a_replica_is_read_until_it_is_promoted(make, tmp_path):
         pair.wait_until_in_step()
         bot = await OfflineBot(KVPersistence(pair.replica_location, **OPTIONS)).start()
         assert bot.app.user_data[42] == {"n": 3, "log": [0, 1, 2]}
-        talk.bot, talk.seconds = bot, []
+        talk.bot = bot
+        talk.forget_times()
         async with saving(bot):
             await talk.during(2)
         assert {type(error) for error in bot.errors} == {ReadOnlyError}

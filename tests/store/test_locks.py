@@ -15,6 +15,7 @@ from ptb_kvpersistence.errors import (
     ConfigurationError,
     InvalidKeyError,
     LeaseLostError,
+    LockTimeoutError,
     ReentryError,
     StoreNotFoundError,
 )
@@ -198,6 +199,21 @@ async def test_waiting_would_block_the_running_loop(shop, rival):
         assert time.monotonic() - started < 2
 
 
+def test_closing_the_database_gives_back_what_is_held_by_it(location, shop, rival, caplog):
+    with connect(location) as database:
+        store = database.store("shop")
+        with held_elsewhere(store, "in a thread"), rival.lock("of another connection") as other:
+            with store.lock("report") as lease:
+                database.close()
+                with shop.lock("report", timeout=0), shop.lock("in a thread", timeout=0):
+                    pass
+                with pytest.raises(LeaseLostError, match="with the database"):
+                    lease.check()
+            assert isinstance(in_thread(lambda: shop.lock(other.name, timeout=0).__enter__()), LockTimeoutError)
+    assert not leases.held
+    assert not caplog.records
+
+
 # --- the async face ---
 
 
@@ -240,3 +256,57 @@ async def test_the_same_rules_for_the_async_face(ashop):
     async with ashop.transaction():
         with pytest.raises(ReentryError, match="acquire the lock first"):
             await enter(ashop.lock("report"))
+
+
+async def test_closing_the_database_gives_back_what_its_tasks_hold(location, ashop, arival, caplog):
+    async with connect_async(location) as database:
+        store, inside, is_closed = await database.store("shop"), asyncio.Event(), asyncio.Event()
+
+        async def work():
+            async with store.lock("in a task"):
+                inside.set()
+                await is_closed.wait()
+
+        task = asyncio.create_task(work())
+        await inside.wait()
+        async with arival.lock("of another connection") as other:
+            async with store.lock("report") as lease:
+                await database.close()
+                async with ashop.lock("report", timeout=0), ashop.lock("in a task", timeout=0):
+                    pass
+                with pytest.raises(LeaseLostError, match="with the database"):
+                    lease.check()
+            with pytest.raises(LockTimeoutError):
+                await other_task(enter(ashop.lock(other.name, timeout=0)))
+        is_closed.set()
+        await task
+    assert not leases.held
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("then", ["goes on", "ends before"])
+def test_closing_the_database_gives_back_what_another_loop_holds(location, shop, caplog, then):
+    database, inside, is_over = connect_async(location), threading.Event(), threading.Event()
+
+    async def hold():
+        store = await database.store("shop")
+        if then == "ends before":
+            await store.lock("report").__aenter__()
+            inside.set()
+            return
+        async with store.lock("report"):
+            inside.set()
+            await asyncio.to_thread(is_over.wait, 20)
+
+    thread = threading.Thread(target=lambda: asyncio.run(hold()))
+    thread.start()
+    assert inside.wait(10)
+    if then == "ends before":
+        thread.join()
+    asyncio.run(database.close())
+    with shop.lock("report", timeout=0):
+        pass
+    is_over.set()
+    thread.join()
+    leases.held.clear()
+    assert not caplog.records
