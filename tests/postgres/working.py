@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import time
 
 from ptb_kvpersistence import connect, connect_async
+
+# That a step took long says something of the machine only.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing <"))
 
 
 def create(url):

@@ -139,7 +139,7 @@ async def test_a_late_original_is_not_applied_after_somebody_gave_up(
     session = await asyncio.to_thread(holder.exclusive, store, 5)
     proxy.hold_requests = 1
     with pytest.raises((BusyError, ReentryError)):  # the sync face does not wait inside of a loop
-        await subject.perform(Commit(store, (Put("d", "n", b"late"),)), 2)
+        await subject.perform(Commit(store, (Put("d", "n", b"late"),)), 4)
     assert proxy.hold_requests == 0
     session.end(None)
     proxy.deliver()

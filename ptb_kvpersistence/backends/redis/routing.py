@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 SLOTS: Final = 16384
 _LOOK_TIMEOUT: Final = 1.0
 """Seconds for one server to say what the cluster looks like; another one may answer sooner."""
+_LAST_ATTEMPT: Final = 0.1
+"""Seconds that are left for the last attempt, so that it tells what is wrong and not only that its time was up."""
 _ASKING: Final = pack((b"ASKING",))
 
 
@@ -63,12 +65,11 @@ class Task:
         self._pauses = pauses(limit)
 
     def pause(self) -> Conversation[bool]:
-        """Wait a little; gives False at once when the time is up."""
-        seconds = next(self._pauses, 0.0)
-        left = self.deadline - time.monotonic()
+        """Wait a little; gives False at once when there is no time for another attempt."""
+        left = self.deadline - min(_LAST_ATTEMPT, self.limit / 4) - time.monotonic()
         if left <= 0:
             return False
-        yield Pause(min(seconds, left))
+        yield Pause(min(next(self._pauses, 0.0), left))
         return True
 
 
