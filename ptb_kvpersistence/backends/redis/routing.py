@@ -44,7 +44,7 @@ SLOTS: Final = 16384
 _LOOK_TIMEOUT: Final = 1.0
 """Seconds for one server to say what the cluster looks like; another one may answer sooner."""
 _LAST_ATTEMPT: Final = 0.1
-"""Seconds that are left for the last attempt, so that it tells what is wrong and not only that its time was up."""
+"""Seconds for the last attempt to reach a server, so that it tells more than that its time was up."""
 _ASKING: Final = pack((b"ASKING",))
 
 
@@ -64,9 +64,9 @@ class Task:
         # These take their time from the first pause on; the deadline is ours.
         self._pauses = pauses(limit)
 
-    def pause(self) -> Conversation[bool]:
-        """Wait a little; gives False at once when there is no time for another attempt."""
-        left = self.deadline - min(_LAST_ATTEMPT, self.limit / 4) - time.monotonic()
+    def pause(self, reserve: float = 0.0) -> Conversation[bool]:
+        """Wait a little; gives False at once when there are no more than ``reserve`` seconds for another attempt."""
+        left = self.deadline - reserve - time.monotonic()
         if left <= 0:
             return False
         yield Pause(min(next(self._pauses, 0.0), left))
@@ -161,7 +161,7 @@ class Router:
             yield from self._try_later(failure, node, task)
 
     def _try_later(self, failure: TransportError | Exception, node: Node, task: Task) -> Conversation[None]:
-        if not (yield from task.pause()):
+        if not (yield from task.pause(min(_LAST_ATTEMPT, task.limit / 4))):
             raise self._given_up(failure, task)
         if isinstance(failure, NoneFreeError):
             return
