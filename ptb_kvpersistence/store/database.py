@@ -50,8 +50,10 @@ class Database:
 
     def close(self) -> None:
         """Give back the locks that are held by it, and close the connections; the stores live on."""
-        locks.give_back(self._backend)
-        self._backend.close()
+        try:
+            locks.give_back(self._backend)
+        finally:
+            self._backend.close()
 
     def create(self, name: str) -> Store:
         """Create a store.
@@ -149,8 +151,10 @@ class AsyncDatabase:
 
     async def close(self) -> None:
         """Give back the locks that are held by it, and close the connections; the stores live on."""
-        await aio_locks.give_back(self._backend)
-        await self._backend.close()
+        try:
+            await aio_locks.give_back(self._backend)
+        finally:
+            await self._backend.close()
 
     async def create(self, name: str) -> AsyncStore:
         """Create a store.

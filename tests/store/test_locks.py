@@ -17,6 +17,7 @@ from ptb_kvpersistence.errors import (
     LeaseLostError,
     LockTimeoutError,
     ReentryError,
+    StoreClosedError,
     StoreNotFoundError,
 )
 from ptb_kvpersistence.model import (
@@ -310,3 +311,24 @@ def test_closing_the_database_gives_back_what_another_loop_holds(location, shop,
     thread.join()
     leases.held.clear()
     assert not caplog.records
+
+
+async def test_a_database_is_closed_though_its_locks_cannot_be_given_back(location, shop, ashop, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise RuntimeError("on purpose")
+
+    database, adatabase = connect(location), connect_async(location)
+    async with (await adatabase.store("shop")).lock("b"):
+        with database.store("shop").lock("a"):
+            for each in (database, adatabase):
+                monkeypatch.setattr(each._backend, "perform", fail)
+            with pytest.raises(RuntimeError, match="on purpose"):
+                database.close()
+            with pytest.raises(RuntimeError, match="on purpose"):
+                await adatabase.close()
+            monkeypatch.undo()
+            with pytest.raises(StoreClosedError):
+                database.names()
+            with pytest.raises(StoreClosedError):
+                await adatabase.names()
+    assert not leases.held
