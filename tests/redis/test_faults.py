@@ -139,12 +139,30 @@ async def test_a_late_original_is_not_applied_after_somebody_gave_up(
     session = await asyncio.to_thread(holder.exclusive, store, 5)
     proxy.hold_requests = 1
     with pytest.raises((BusyError, ReentryError)):  # the sync face does not wait inside of a loop
-        await subject.perform(Commit(store, (Put("d", "n", b"late"),)), 4)
+        await subject.perform(Commit(store, (Put("d", "n", b"late"),)), 2)
     assert proxy.hold_requests == 0
     session.end(None)
     proxy.deliver()
     await asyncio.sleep(0.2)
     assert set(witness_of(own_server, url).entries()) == {("shop", "d", "warm-up")}
+    assert (await subject.perform(Commit(store, (Put("d", "n", b"1"),)))).is_committed
+    holder.close()
+
+
+async def test_who_waits_in_vain_far_from_the_server_is_told_for_whom(connect, proxy, cut_url, url):
+    subject = connect(cut_url)
+    store = await prepared(subject)
+    holder = RedisBackend(url)
+    session = await asyncio.to_thread(holder.exclusive, store, 5)
+    proxy.delay = 0.05
+    started = time.monotonic()
+    for _ in range(3):
+        with pytest.raises((BusyError, ReentryError)):  # the sync face does not wait inside of a loop
+            await subject.perform(Commit(store, (Put("d", "n", b"1"),)), 0.3)
+    with pytest.raises((BusyError, ReentryError)):
+        await subject.perform(DeleteStore("shop"), 0.3)
+    assert time.monotonic() - started < 5
+    session.end(None)
     assert (await subject.perform(Commit(store, (Put("d", "n", b"1"),)))).is_committed
     holder.close()
 

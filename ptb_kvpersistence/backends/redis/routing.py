@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 SLOTS: Final = 16384
 _LOOK_TIMEOUT: Final = 1.0
 """Seconds for one server to say what the cluster looks like; another one may answer sooner."""
-_LAST_ATTEMPT: Final = 0.1
-"""Seconds for the last attempt to reach a server, so that it tells more than that its time was up."""
+GRACE: Final = 0.5
+"""Seconds for the last attempt, which begins when the time is up, so that it says whom or what it waited for."""
 _ASKING: Final = pack((b"ASKING",))
 
 
@@ -64,9 +64,14 @@ class Task:
         # These take their time from the first pause on; the deadline is ours.
         self._pauses = pauses(limit)
 
-    def pause(self, reserve: float = 0.0) -> Conversation[bool]:
-        """Wait a little; gives False at once when there are no more than ``reserve`` seconds for another attempt."""
-        left = self.deadline - reserve - time.monotonic()
+    @property
+    def io_deadline(self) -> float:
+        """When an attempt has to be over that begins now."""
+        return max(self.deadline, time.monotonic() + min(GRACE, self.limit))
+
+    def pause(self) -> Conversation[bool]:
+        """Wait a little; gives False at once when the time is up."""
+        left = self.deadline - time.monotonic()
         if left <= 0:
             return False
         yield Pause(min(next(self._pauses, 0.0), left))
@@ -121,7 +126,7 @@ class Router:
             node = redirected or self.node(slot)
             failure: TransportError | Exception
             try:
-                replies = yield Ask(node, prefix + packed, 2 if prefix else 1, task.deadline)
+                replies = yield Ask(node, prefix + packed, 2 if prefix else 1, task.io_deadline)
             except TransportError as error:
                 failure = error
                 if writes and isinstance(error, CutError):
@@ -153,7 +158,7 @@ class Router:
                 yield from self.prepare(task)
             node = self.node(slot)
             try:
-                return (yield Listen(node, task.deadline))
+                return (yield Listen(node, task.io_deadline))
             except TransportError as error:
                 failure = error
             if is_final(failure.cause):
@@ -161,7 +166,7 @@ class Router:
             yield from self._try_later(failure, node, task)
 
     def _try_later(self, failure: TransportError | Exception, node: Node, task: Task) -> Conversation[None]:
-        if not (yield from task.pause(min(_LAST_ATTEMPT, task.limit / 4))):
+        if not (yield from task.pause()):
             raise self._given_up(failure, task)
         if isinstance(failure, NoneFreeError):
             return
@@ -205,7 +210,7 @@ class Router:
         while not self._is_ready:
             node = self.node(0)
             try:
-                replies = yield Ask(node, inspection.QUESTIONS, inspection.QUESTION_COUNT, task.deadline)
+                replies = yield Ask(node, inspection.QUESTIONS, inspection.QUESTION_COUNT, task.io_deadline)
             except TransportError as error:
                 if is_final(error.cause):
                     raise self._given_up(error, task) from error
