@@ -156,12 +156,12 @@ async def test_who_waits_in_vain_far_from_the_server_is_told_for_whom(connect, p
     session = await asyncio.to_thread(holder.exclusive, store, 5)
     proxy.delay = 0.05
     started = time.monotonic()
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises((BusyError, ReentryError)):  # the sync face does not wait inside of a loop
-            await subject.perform(Commit(store, (Put("d", "n", b"1"),)), 0.3)
+            await subject.perform(Commit(store, (Put("d", "n", b"1"),)), 1)
     with pytest.raises((BusyError, ReentryError)):
-        await subject.perform(DeleteStore("shop"), 0.3)
-    assert time.monotonic() - started < 5
+        await subject.perform(DeleteStore("shop"), 1)
+    assert time.monotonic() - started < 8
     session.end(None)
     assert (await subject.perform(Commit(store, (Put("d", "n", b"1"),)))).is_committed
     holder.close()
