@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ptb_kvpersistence.errors import KVPersistenceError, ReentryError
 from ptb_kvpersistence.model import ReleaseLease, RenewLease
 from ptb_kvpersistence.store import leases
-from ptb_kvpersistence.store.leases import LAST_TIMEOUT, RENEWALS, Lease, Moment, Wanted
+from ptb_kvpersistence.store.leases import ANSWER_TIMEOUT, RENEWALS, Lease, Moment, Wanted
 from ptb_kvpersistence.store.operations import drive_async
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ async def _release(lease: Lease, backend: AsyncBackend, was_held: bool, timeout:
 async def give_back(backend: AsyncBackend) -> None:
     """Give back all locks that are held by a backend which is about to be closed."""
     for lease in leases.of(backend):
-        await _give_back(lease, backend, LAST_TIMEOUT)
+        await _give_back(lease, backend, ANSWER_TIMEOUT)
 
 
 async def _renew(lease: Lease, backend: AsyncBackend) -> None:

@@ -49,9 +49,7 @@ SHORTEST_TTL: Final = 100
 RENEWALS: Final = 3
 """How often a lease is renewed within its lifetime."""
 ANSWER_TIMEOUT: Final = 1.0
-"""Seconds for the database to answer in, however short the caller's patience with other holders is."""
-LAST_TIMEOUT: Final = 1.0
-"""Seconds that giving back a lock may take when its database is closed."""
+"""Seconds for the database to answer, whatever the patience with other holders, and where it is about to be closed."""
 _NO_VERSION: Final = 2**62
 
 
@@ -271,7 +269,7 @@ class Wanted:
         yield ReleaseLease(store, self.name, name_of_holder, token)
 
     def impatient(self, perform: Callable[..., Any]) -> Callable[[Requested[Any]], Any]:
-        """Perform requests so that none of them takes up all of the time that the whole may take."""
+        """Perform requests so that one that is not answered does not use up the time for waiting."""
         return lambda request: perform(request, timeout=ANSWER_TIMEOUT)
 
     def pauses(self) -> Generator[float, int, None]:

@@ -12,7 +12,7 @@ from ptb_kvpersistence import process
 from ptb_kvpersistence.errors import KVPersistenceError, ReentryError
 from ptb_kvpersistence.model import ReleaseLease, RenewLease
 from ptb_kvpersistence.store import leases
-from ptb_kvpersistence.store.leases import LAST_TIMEOUT, RENEWALS, Lease, Moment, Wanted
+from ptb_kvpersistence.store.leases import ANSWER_TIMEOUT, RENEWALS, Lease, Moment, Wanted
 from ptb_kvpersistence.store.operations import drive
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _release(lease: Lease, backend: Backend, timeout: float | None = None) -> No
 def give_back(backend: Backend) -> None:
     """Give back all locks that are held by a backend which is about to be closed."""
     for lease in leases.of(backend):
-        _release(lease, backend, LAST_TIMEOUT)
+        _release(lease, backend, ANSWER_TIMEOUT)
 
 
 def _is_in_loop() -> bool:

@@ -20,19 +20,28 @@ def _note(stalls, is_over):
             stalls.append((began + TICK, ended))
 
 
-class Stalls:
-    """Watches the clock from a thread of its own, for as long as it lives itself."""
+class Times:
+    """How long things took, without the moments in which everything stood still; a thread of its own watches these."""
 
     def __init__(self):
+        self._spans = []
         self._stalls = []
         is_over = threading.Event()
         weakref.finalize(self, is_over.set)
         threading.Thread(target=_note, args=(self._stalls, is_over), daemon=True).start()
 
-    def without(self, spans):
-        """Give the seconds of each span without those in which everything stood still."""
+    def note(self, began):
+        """Note the end of what began at a moment of the monotonic clock."""
+        self._spans.append((began, time.monotonic()))
+
+    def forget(self):
+        """Begin anew."""
+        self._spans.clear()
+
+    def seconds(self):
+        """Give how long each took."""
         time.sleep(2 * TICK)  # the last one may have ended just now
         return [
             ended - began - sum(max(0.0, min(ended, until) - max(began, since)) for since, until in self._stalls)
-            for began, ended in spans
+            for began, ended in self._spans
         ]

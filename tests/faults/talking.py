@@ -8,7 +8,7 @@ import time
 
 from ptb_kvpersistence import DatabaseError
 from ptb_kvpersistence.persistence.sight import LOOK_TIMEOUT
-from tests.faults.stalls import Stalls
+from tests.faults.stalls import Times
 
 USERS = "ptb:user_data"
 OPTIONS = {"share": ["user_data"], "merge": {"user_data.*.n": "sum"}}
@@ -22,16 +22,7 @@ class Talk:
     def __init__(self, bot):
         self.bot = bot
         self.count = 0
-        self._spans = []
-        self._stalls = Stalls()
-
-    @property
-    def seconds(self):
-        """How long each update took."""
-        return self._stalls.without(self._spans)
-
-    def forget_times(self):
-        self._spans.clear()
+        self.times = Times()
 
     def _change(self, _, context):
         data = context.user_data
@@ -41,7 +32,7 @@ class Talk:
     async def once(self):
         began = time.monotonic()
         await self.bot.say("x", self._change)
-        self._spans.append((began, time.monotonic()))
+        self.times.note(began)
         self.count += 1
 
     async def during(self, seconds):
@@ -52,7 +43,7 @@ class Talk:
 
     def assert_prompt(self):
         """At most two updates have waited: the one that found out, and one for the first look afterwards."""
-        seconds = self.seconds
+        seconds = self.times.seconds()
         assert max(seconds) < LOOK_TIMEOUT + PROMPT
         assert len([each for each in seconds if each > PROMPT]) <= 2, seconds
 

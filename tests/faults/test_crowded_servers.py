@@ -16,7 +16,7 @@ from ptb_kvpersistence import DatabaseError, KVPersistence
 from ptb_kvpersistence.backends.postgres.pool import LANES
 from ptb_kvpersistence.errors import DatabaseUnavailableError
 from ptb_kvpersistence.persistence.sight import LOOK_TIMEOUT
-from tests.faults.stalls import Stalls
+from tests.faults.stalls import Times
 from tests.faults.talking import OPTIONS, PROMPT, USERS, Talk, assert_all_there, begin, saved, saving
 from tests.ptb.offline import OTHER_TOKEN, TOKEN, OfflineBot
 from tests.ptb.places import PostgresPlace
@@ -37,16 +37,10 @@ class Counting:
         self.bot = OfflineBot(
             KVPersistence(location, **{**OPTIONS, **options}), token, handlers=[TypeHandler(Update, self._handle)]
         )
-        self._spans = []
-        self._stalls = Stalls()
-
-    @property
-    def seconds(self):
-        """How long each handler was waited for."""
-        return self._stalls.without(self._spans)
+        self.times = Times()
 
     async def _handle(self, update, context):
-        self._spans.append((said_at.get(), time.monotonic()))
+        self.times.note(said_at.get())
         context.user_data["n"] = context.user_data.get("n", 0) + 1
         store = self.bot.persistence.store
         await store.increment("total")
@@ -72,7 +66,7 @@ async def test_more_handlers_than_connections(remote, monkeypatch):
     before, remote.proxy.delay = remote.proxy.accepted, 0.002
     async with saving(bot):
         await counting.work(60)
-    assert max(counting.seconds) < LOOK_TIMEOUT + PROMPT
+    assert max(counting.times.seconds()) < LOOK_TIMEOUT + PROMPT
     assert remote.proxy.accepted - before <= 4, "one for each lane, and those of exclusive transactions"
     store = bot.persistence.store
     assert (await store.get("total"), await store.get("locked")) == (60, 12)
@@ -147,7 +141,7 @@ async def test_two_bots_behind_a_pooler(place):
     values = place.witness().values(USERS)
     assert sum(data["n"] for data in values.values()) == 160
     assert set(values) == set("12345")
-    assert all(max(counting.seconds) < LOOK_TIMEOUT + PROMPT for counting in crowd)
+    assert all(max(counting.times.seconds()) < LOOK_TIMEOUT + PROMPT for counting in crowd)
     pooler.close()
     assert pooler.most <= 2
     assert pooler.left_behind == []

@@ -220,7 +220,7 @@ async def test_a_replica_is_read_until_it_is_promoted(make, tmp_path):
         bot = await OfflineBot(KVPersistence(pair.replica_location, **OPTIONS)).start()
         assert bot.app.user_data[42] == {"n": 3, "log": [0, 1, 2]}
         talk.bot = bot
-        talk.forget_times()
+        talk.times.forget()
         async with saving(bot):
             await talk.during(2)
         assert {type(error) for error in bot.errors} == {ReadOnlyError}
@@ -256,7 +256,7 @@ async def test_a_replica_takes_over(postgres_pair, trouble):
             await asyncio.to_thread(pair.promote)
             await talk.during(1)
             await saved(bot, 30)
-        assert max(talk.seconds) < LOOK_TIMEOUT + PROMPT
+        assert max(talk.times.seconds()) < LOOK_TIMEOUT + PROMPT
         await assert_all_there(bot, talk, pair.witness())
     finally:
         if trouble == "frozen":

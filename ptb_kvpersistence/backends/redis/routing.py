@@ -52,7 +52,7 @@ class Task:
     """One request under way.
 
     Attributes:
-        limit: Seconds that it may take.
+        limit: Seconds that it may take, without the last attempt.
         deadline: When these are over, by the monotonic clock.
         cut: What befell the connection after something had been written to it, if anything did.
     """
